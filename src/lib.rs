@@ -1,0 +1,6 @@
+//! Runs Aura's WhatsApp channels as Kubernetes resources.
+//!
+//! The program is one binary with two roles: `controller` registers each channel's webhook with Kernel and keeps
+//! it registered, `bridge` carries messages between Kernel and Aura. `docs/architecture.md` draws the parts.
+
+pub mod api;

@@ -1,0 +1,1 @@
+fn main(){ print!("{}", aura_whatsapp_operator::api::crd::yaml().unwrap()); }
