@@ -4,3 +4,8 @@
 //! it registered, `bridge` carries messages between Kernel and Aura. `docs/architecture.md` draws the parts.
 
 pub mod api;
+pub mod config;
+pub mod http;
+pub mod kernel;
+pub mod keys;
+pub mod whatsapp;

@@ -1,0 +1,97 @@
+//! What a configuration that parses must keep beyond its shape. Pure.
+
+use url::Url;
+
+use super::{CredentialSource, Environment, Installation};
+use crate::api::Period;
+
+/// Every problem, each with the path of its field and what to write.
+pub(super) fn problems(installation: &Installation) -> Vec<String> {
+    let mut problems = Vec::new();
+    if installation.environments.is_empty() {
+        problems.push("environments: name at least one".to_owned());
+    }
+    for (name, environment) in &installation.environments {
+        environment_problems(&format!("environments.{name}"), environment, &mut problems);
+    }
+    let bridge = &installation.bridge;
+    for (field, value) in [("headerTimeout", &bridge.header_timeout), ("bodyTimeout", &bridge.body_timeout)] {
+        positive(&format!("bridge.{field}"), value, &mut problems);
+    }
+    for (field, value) in [
+        ("maxBodyBytes", bridge.max_body_bytes),
+        ("maxConnections", bridge.max_connections),
+        ("channelConcurrency", bridge.channel_concurrency),
+        ("deliveryAttempts", bridge.delivery_attempts as usize),
+    ] {
+        if value == 0 {
+            problems.push(format!("bridge.{field}: must be at least 1"));
+        }
+    }
+    problems
+}
+
+fn environment_problems(path: &str, environment: &Environment, problems: &mut Vec<String>) {
+    if environment.namespaces.is_empty() {
+        problems.push(format!("{path}.namespaces: name the namespaces that may use this environment"));
+    }
+    let urls = [
+        ("kernel.apiUrl", &environment.kernel.api_url),
+        ("kernel.authUrl", &environment.kernel.auth_url),
+        ("aura.messagesUrl", &environment.aura.messages_url),
+    ];
+    let public = std::iter::once(&environment.public_url).chain(&environment.former_public_urls);
+    for (field, url) in public.map(|url| ("publicUrl", url)) {
+        scheme(&format!("{path}.{field}"), url, environment.insecure, problems);
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            problems.push(format!("{path}.{field}: write scheme and host only; the path is added"));
+        }
+    }
+    for (field, url) in urls {
+        scheme(&format!("{path}.{field}"), url, environment.insecure, problems);
+    }
+    if !matches!(environment.aura.reply_url.scheme(), "http" | "https") {
+        problems.push(format!("{path}.aura.replyUrl: must be an http or https URL"));
+    }
+    for (field, auth) in
+        [("outboundAuth", &environment.aura.outbound_auth), ("inboundAuth", &environment.aura.inbound_auth)]
+    {
+        credential(&format!("{path}.aura.{field}"), auth, environment.insecure, problems);
+    }
+    positive(&format!("{path}.kernel.timeout"), &environment.kernel.timeout, problems);
+    positive(&format!("{path}.aura.timeout"), &environment.aura.timeout, problems);
+    if environment.registration.per_second == 0 || environment.registration.concurrent == 0 {
+        problems.push(format!("{path}.registration: perSecond and concurrent must be at least 1"));
+    }
+    if let Some(period) = &environment.channel_defaults.resync_period {
+        positive(&format!("{path}.channelDefaults.resyncPeriod"), period, problems);
+    }
+}
+
+fn scheme(path: &str, url: &Url, insecure: bool, problems: &mut Vec<String>) {
+    let fine = url.scheme() == "https" || (insecure && url.scheme() == "http");
+    if !fine || !url.has_host() {
+        problems.push(format!("{path}: must be an https URL (http only with insecure: true, for development)"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        problems.push(format!("{path}: must not hold a user name or password"));
+    }
+}
+
+fn credential(path: &str, source: &CredentialSource, insecure: bool, problems: &mut Vec<String>) {
+    match source.named() {
+        1 if source.none && !insecure => {
+            problems.push(format!("{path}: none is for development, with insecure: true; name a file"));
+        }
+        1 => {}
+        _ => problems.push(format!("{path}: name exactly one of apiKeyFile and bearerFile")),
+    }
+}
+
+fn positive(path: &str, period: &Period, problems: &mut Vec<String>) {
+    match period.parse() {
+        Ok(duration) if duration.is_zero() => problems.push(format!("{path}: must be more than nothing")),
+        Ok(_) => {}
+        Err(error) => problems.push(format!("{path}: {error}")),
+    }
+}

@@ -1,0 +1,364 @@
+//! The installation's configuration: one YAML file, the same for both roles.
+//!
+//! It says which environments there are (which Kernel, which Aura), who may use them and within what limits. A
+//! channel names an environment and nothing else: a resource that could choose where its credentials are sent
+//! could steal them. Parsed strictly: an unknown key is an error with its line, and what parses is checked as a
+//! whole before anything uses it.
+
+mod check;
+mod credential;
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use serde::Deserialize;
+use url::Url;
+
+pub use self::credential::{Credential, CredentialError, CredentialSource};
+use crate::{
+    api::{ApiVersion, ChannelDefaults, KeyRef, Period},
+    kernel::contract,
+};
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Installation {
+    /// The namespaces whose channels are served; none named: the release namespace alone. `["*"]` serves the whole
+    /// cluster and needs cluster-wide rights.
+    #[serde(default)]
+    pub watch_namespaces: Vec<String>,
+    /// The environments by name.
+    pub environments: BTreeMap<String, Environment>,
+    /// The bridge's limits.
+    #[serde(default)]
+    pub bridge: BridgeLimits,
+}
+
+/// One environment: a Kernel, an Aura, and who may use them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Environment {
+    /// The namespaces whose channels may name this environment.
+    pub namespaces: Vec<String>,
+    /// Where Kernel reaches the bridge, without a path: `https://svc-es-pro.auracognitive.com`.
+    pub public_url: Url,
+    /// Where it reached the bridge before: a webhook there still counts as ours.
+    #[serde(default)]
+    pub former_public_urls: Vec<Url>,
+    /// Allows plain `http` and an Aura without credentials: for development only.
+    #[serde(default)]
+    pub insecure: bool,
+    /// Kernel.
+    pub kernel: KernelSettings,
+    /// Aura.
+    pub aura: AuraSettings,
+    /// Limits of webhook registration, shared by all channels of the environment.
+    #[serde(default)]
+    pub registration: Registration,
+    /// Defaults for all channels of the environment.
+    #[serde(default)]
+    pub channel_defaults: ChannelDefaults,
+    /// What mode Legacy registers.
+    #[serde(default)]
+    pub legacy_callback: Option<LegacyCallback>,
+    /// Maintenance; ends by itself.
+    #[serde(default)]
+    pub hold: Option<Hold>,
+}
+
+/// How to reach Kernel. Every default is a guess about Kernel and stands in [`contract`].
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KernelSettings {
+    /// The base of the API, such as `https://api.es-pro.baikalplatform.com`.
+    pub api_url: Url,
+    /// The base of the auth server, such as `https://auth.es-pro.baikalplatform.com`.
+    pub auth_url: Url,
+    /// The path of the token endpoint.
+    #[serde(default = "contract::token_path")]
+    pub token_path: String,
+    /// The path of the webhook setting; `{version}` stands for the channel's API version.
+    #[serde(default = "contract::webhook_path")]
+    pub webhook_path: String,
+    /// The path that messages are sent to; `{version}` as above.
+    #[serde(default = "contract::messages_path")]
+    pub messages_path: String,
+    /// How long one call may take in all. Default 15s.
+    #[serde(default = "contract::timeout")]
+    pub timeout: Period,
+}
+
+/// How to reach Aura, and how Aura reaches the bridge.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AuraSettings {
+    /// Where messages are posted.
+    pub messages_url: Url,
+    /// Where Aura posts its replies: the bridge's internal listener, without a path. Sent as `serviceUrl`.
+    pub reply_url: Url,
+    /// How the bridge authenticates at Aura.
+    pub outbound_auth: CredentialSource,
+    /// How Aura authenticates at the bridge.
+    pub inbound_auth: CredentialSource,
+    /// How long one call may take in all. Default 15s.
+    #[serde(default = "aura_timeout")]
+    pub timeout: Period,
+}
+
+fn aura_timeout() -> Period {
+    Period::seconds(15)
+}
+
+/// Limits of webhook registration in one environment.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Registration {
+    /// Calls a second. Default 5.
+    pub per_second: u32,
+    /// Calls at once. Default 4.
+    pub concurrent: u32,
+    /// Whether Kernel holds one webhook per OAuth client, so that two channels must not share one. Default true.
+    pub one_webhook_per_client: bool,
+}
+
+impl Default for Registration {
+    fn default() -> Self {
+        Self { per_second: 5, concurrent: 4, one_webhook_per_client: contract::ONE_WEBHOOK_PER_CLIENT }
+    }
+}
+
+/// The callback of the system before, for mode Legacy.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LegacyCallback {
+    /// The URL; `{apikey}` and `{channelId}` are filled in.
+    pub url: String,
+    /// The Secret with the API key, in the channel's namespace.
+    #[serde(default)]
+    pub api_key_secret_ref: Option<KeyRef>,
+}
+
+/// Maintenance of an environment.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Hold {
+    /// When it ends by itself.
+    pub until: String,
+    /// What is held.
+    pub what: Vec<Held>,
+    /// Why, for whoever reads the status.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What a hold holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Held {
+    /// Webhooks are not changed.
+    Registration,
+    /// Messages are accepted and kept, not delivered.
+    Delivery,
+}
+
+/// The bridge's limits. Each has a default that suits a pod of 1 GiB.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct BridgeLimits {
+    /// Largest body of a webhook call, in bytes. Default 4 MiB.
+    pub max_body_bytes: usize,
+    /// Connections at once on one listener. Default 4096.
+    pub max_connections: usize,
+    /// How long a client may take to send its request's headers. Default 10s.
+    pub header_timeout: Period,
+    /// How long a client may take to send its request's body. Default 20s.
+    pub body_timeout: Period,
+    /// Bytes the journal may take on disk. Default 4 GiB. Beyond it new messages are answered 503.
+    pub journal_max_bytes: u64,
+    /// Deliveries under way at once for one channel and direction. Default 16.
+    pub channel_concurrency: usize,
+    /// Attempts of one delivery before it becomes a dead letter. Default 12, about an hour.
+    pub delivery_attempts: u32,
+}
+
+impl Default for BridgeLimits {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 4 << 20,
+            max_connections: 4096,
+            header_timeout: Period::seconds(10),
+            body_timeout: Period::seconds(20),
+            journal_max_bytes: 4 << 30,
+            channel_concurrency: 16,
+            delivery_attempts: 12,
+        }
+    }
+}
+
+/// The configuration can't be used. Nothing of it is taken in that case.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be; the text names the line.
+    #[error("{path}: {reason}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// Where and why.
+        reason: String,
+    },
+    /// It parses, but it can't be meant.
+    #[error("{path}: {}", problems.join("; "))]
+    Invalid {
+        /// The file.
+        path: String,
+        /// Each problem, with the path of its field.
+        problems: Vec<String>,
+    },
+}
+
+impl Installation {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// When it can't be read, has an unknown or missing key (with its line), or says what can't be.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
+        Self::parse(&text, &name)
+    }
+
+    /// Parses and checks a text; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Installation::load`].
+    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
+        let installation: Self = serde_saphyr::from_str(text)
+            .map_err(|error| ConfigError::Parse { path: name.to_owned(), reason: error.to_string() })?;
+        let problems = check::problems(&installation);
+        if problems.is_empty() {
+            Ok(installation)
+        } else {
+            Err(ConfigError::Invalid { path: name.to_owned(), problems })
+        }
+    }
+
+    /// The namespaces to watch: `None` is the whole cluster.
+    pub fn scope(&self, release_namespace: &str) -> Option<Vec<String>> {
+        if self.watch_namespaces.iter().any(|namespace| namespace == "*") {
+            return None;
+        }
+        if self.watch_namespaces.is_empty() {
+            return Some(vec![release_namespace.to_owned()]);
+        }
+        Some(self.watch_namespaces.clone())
+    }
+}
+
+impl Environment {
+    /// Whether channels of this namespace may name the environment.
+    pub fn allows(&self, namespace: &str) -> bool {
+        self.namespaces.iter().any(|allowed| allowed == namespace || allowed == "*")
+    }
+}
+
+impl KernelSettings {
+    /// The URL of the token endpoint.
+    pub fn token_url(&self) -> String {
+        join(&self.auth_url, &self.token_path)
+    }
+
+    /// The URL of the webhook setting.
+    pub fn webhook_url(&self, version: ApiVersion) -> String {
+        join(&self.api_url, &versioned(&self.webhook_path, version))
+    }
+
+    /// The URL that messages are sent to.
+    pub fn messages_url(&self, version: ApiVersion) -> String {
+        join(&self.api_url, &versioned(&self.messages_path, version))
+    }
+
+    /// How long one call may take in all.
+    pub fn timeout(&self) -> Duration {
+        self.timeout.parse().unwrap_or(Duration::from_secs(15))
+    }
+}
+
+impl AuraSettings {
+    /// How long one call may take in all.
+    pub fn timeout(&self) -> Duration {
+        self.timeout.parse().unwrap_or(Duration::from_secs(15))
+    }
+}
+
+fn versioned(path: &str, version: ApiVersion) -> String {
+    path.replace("{version}", if version == ApiVersion::V1 { "v1" } else { "v2" })
+}
+
+/// Puts a path behind a base, whether or not the base ends in a slash or has a path of its own.
+fn join(base: &Url, path: &str) -> String {
+    format!("{}/{}", base.as_str().trim_end_matches('/'), path.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) const GOOD: &str = r"
+environments:
+  es-pro:
+    namespaces: [aura-es]
+    publicUrl: https://svc-es-pro.auracognitive.com
+    kernel: {apiUrl: https://api.es-pro.baikalplatform.com, authUrl: https://auth.es-pro.baikalplatform.com}
+    aura:
+      messagesUrl: https://aura.example/messages
+      replyUrl: http://bridge.aura:8081
+      outboundAuth: {apiKeyFile: /etc/aura/out}
+      inboundAuth: {bearerFile: /etc/aura/in}
+";
+
+    #[test]
+    fn a_small_file_gets_the_documented_defaults() {
+        let installation = Installation::parse(GOOD, "test").unwrap();
+        let environment = &installation.environments["es-pro"];
+        assert_eq!(
+            environment.kernel.webhook_url(ApiVersion::V1),
+            "https://api.es-pro.baikalplatform.com/whatsapp/v1/settings/webhook"
+        );
+        assert_eq!(environment.kernel.token_url(), "https://auth.es-pro.baikalplatform.com/token");
+        assert_eq!(environment.registration, Registration { per_second: 5, concurrent: 4, one_webhook_per_client: true });
+        assert!(environment.allows("aura-es") && !environment.allows("aura-br"));
+        assert_eq!(installation.scope("release"), Some(vec!["release".to_owned()]));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let text = GOOD.replace("namespaces:", "namespace:");
+        let error = Installation::parse(&text, "config.yaml").unwrap_err().to_string();
+        assert!(error.contains("namespace") && error.contains("line 4"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_the_path_of_its_field() {
+        let cases = [
+            ("https://svc-es-pro", "http://svc-es-pro", "environments.es-pro.publicUrl"),
+            ("https://api.es-pro", "http://api.es-pro", "environments.es-pro.kernel.apiUrl"),
+            ("auracognitive.com\n", "auracognitive.com/?x=1\n", "environments.es-pro.publicUrl"),
+            ("{apiKeyFile: /etc/aura/out}", "{none: true}", "environments.es-pro.aura.outboundAuth"),
+            ("{apiKeyFile: /etc/aura/out}", "{}", "environments.es-pro.aura.outboundAuth"),
+            ("[aura-es]", "[]", "environments.es-pro.namespaces"),
+        ];
+        for (from, to, field) in cases {
+            let error = Installation::parse(&GOOD.replace(from, to), "c").unwrap_err().to_string();
+            assert!(error.contains(field), "{from} -> {to}: {error}");
+        }
+    }
+}

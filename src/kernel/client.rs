@@ -1,0 +1,225 @@
+//! The calls to Kernel: read and set the webhook, send a message. Thin: what an answer means is decided here, what
+//! to do about it elsewhere.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use reqwest::{RequestBuilder, header::HeaderMap};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    KernelError, contract,
+    token::{AccessToken, TokenRequest, Tokens},
+};
+use crate::{http, whatsapp::OutboundMessage};
+
+/// The client of every Kernel that is configured.
+pub struct Client {
+    http: reqwest::Client,
+    tokens: Tokens,
+}
+
+/// What Kernel holds as a channel's webhook.
+#[derive(Clone, Debug)]
+pub enum ReadBack {
+    /// This URL; it may hold a key, so it is not printed.
+    Url(SecretString),
+    /// None.
+    Empty,
+    /// Kernel can't be asked.
+    Unsupported,
+}
+
+pub(super) struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+#[derive(Serialize)]
+struct Setting<'a> {
+    webhooks: SettingUrl<'a>,
+}
+
+#[derive(Serialize)]
+struct SettingUrl<'a> {
+    url: &'a str,
+}
+
+#[derive(Deserialize)]
+struct HeldSetting {
+    webhooks: Option<HeldUrl>,
+}
+
+#[derive(Deserialize)]
+struct HeldUrl {
+    url: Option<SecretString>,
+}
+
+#[derive(Deserialize)]
+struct Sent {
+    messages: Vec<SentMessage>,
+}
+
+#[derive(Deserialize)]
+struct SentMessage {
+    id: String,
+}
+
+impl Client {
+    /// A client without tokens.
+    ///
+    /// # Errors
+    /// When TLS can't be set up.
+    pub fn new() -> Result<Self, reqwest::Error> {
+        Ok(Self { http: http::client(Duration::from_secs(5))?, tokens: Tokens::default() })
+    }
+
+    pub(super) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// Fetches (or finds) a token: the credentials are good and the scopes are granted.
+    ///
+    /// # Errors
+    /// What the auth server says.
+    pub async fn token(&self, request: &TokenRequest) -> Result<AccessToken, KernelError> {
+        self.tokens.get(self, request).await
+    }
+
+    /// Reads the webhook that Kernel holds for the client.
+    ///
+    /// # Errors
+    /// What Kernel answers.
+    pub async fn webhook(&self, request: &TokenRequest, url: &str) -> Result<ReadBack, KernelError> {
+        let answer = self.authorized(request, "webhook_get", |http| http.get(url)).await?;
+        if contract::NO_READ_BACK.contains(&answer.status) {
+            return Ok(ReadBack::Unsupported);
+        }
+        if answer.status != 200 {
+            return Err(answer.error());
+        }
+        let held = held_url(&answer.body)?;
+        Ok(held.map_or(ReadBack::Empty, ReadBack::Url))
+    }
+
+    /// Sets the webhook. An answer that names another URL is an error: somebody would not be called.
+    ///
+    /// # Errors
+    /// What Kernel answers.
+    pub async fn set_webhook(&self, request: &TokenRequest, url: &str, to: &SecretString) -> Result<(), KernelError> {
+        let body = Setting { webhooks: SettingUrl { url: to.expose_secret() } };
+        let answer = self.authorized(request, "webhook_set", |http| http.patch(url).json(&body)).await?;
+        if !contract::SET_STATUSES.contains(&answer.status) {
+            return Err(answer.error());
+        }
+        if answer.body.is_empty() {
+            return Ok(());
+        }
+        match held_url(&answer.body)? {
+            Some(named) if !same_target(named.expose_secret(), to.expose_secret()) => {
+                Err(KernelError::InvalidResponse("it names another webhook than the one that was set"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends one message and returns WhatsApp's id of it.
+    ///
+    /// # Errors
+    /// What Kernel answers; see [`KernelError::outcome_unknown`].
+    pub async fn send(
+        &self,
+        request: &TokenRequest,
+        url: &str,
+        message: &OutboundMessage,
+    ) -> Result<String, KernelError> {
+        let answer = self.authorized(request, "send", |http| http.post(url).json(message)).await?;
+        if !matches!(answer.status, 200..=202) {
+            return Err(answer.error());
+        }
+        let sent: Sent = serde_json::from_slice(&answer.body)
+            .map_err(|_| KernelError::InvalidResponse("the id of the sent message is missing"))?;
+        sent.messages
+            .into_iter()
+            .next()
+            .map(|message| message.id)
+            .ok_or(KernelError::InvalidResponse("the id of the sent message is missing"))
+    }
+
+    /// Makes a call with the channel's token. After a 401 the token is fetched anew and the call made once more.
+    async fn authorized(
+        &self,
+        request: &TokenRequest,
+        operation: &'static str,
+        build: impl Fn(&reqwest::Client) -> RequestBuilder,
+    ) -> Result<Answer, KernelError> {
+        for _ in 0..2 {
+            let token = self.tokens.get(self, request).await?;
+            let call = build(&self.http).bearer_auth(token.expose()).timeout(request.timeout);
+            let answer = self.call(call, operation).await?;
+            if answer.status != 401 {
+                return Ok(answer);
+            }
+            self.tokens.reject(request, &token).await;
+        }
+        Err(KernelError::Unauthorized)
+    }
+
+    /// Makes one call and reads its answer, within bounds.
+    pub(super) async fn call(&self, call: RequestBuilder, operation: &'static str) -> Result<Answer, KernelError> {
+        let correlator = Uuid::new_v4().to_string();
+        let response = call.header(contract::CORRELATOR, &correlator).send().await;
+        let result = match response {
+            Ok(response) => {
+                let (status, headers) = (response.status().as_u16(), response.headers().clone());
+                match http::read_body(response, contract::MAX_ANSWER).await {
+                    Ok(body) => Ok(Answer { status, headers, body }),
+                    Err(http::BodyError::TooLarge) => Err(KernelError::InvalidResponse("it is too large")),
+                    Err(http::BodyError::Broken) => Err(KernelError::Interrupted),
+                }
+            }
+            // The library's own text shows the whole URL: it is not used.
+            Err(error) if error.is_connect() => Err(KernelError::Unreachable),
+            Err(error) if error.is_timeout() => Err(KernelError::TimedOut),
+            Err(_) => Err(KernelError::Interrupted),
+        };
+        match &result {
+            Ok(answer) => {
+                tracing::debug!(operation, correlator, status = answer.status, "called Kernel");
+            }
+            Err(error) => tracing::info!(operation, correlator, error = error.class(), "call to Kernel failed"),
+        }
+        result
+    }
+}
+
+impl Answer {
+    /// What a status that is no success means.
+    pub(super) fn error(&self) -> KernelError {
+        let retry_after = || http::retry_after(&self.headers, Timestamp::now());
+        match self.status {
+            403 => KernelError::PermissionDenied,
+            408 => KernelError::TimedOut,
+            429 => KernelError::RateLimited { retry_after: retry_after() },
+            status @ 500..=599 => KernelError::Unavailable { status, retry_after: retry_after() },
+            status @ 400..=499 => KernelError::Refused { status },
+            _ => KernelError::InvalidResponse("its status is none that Kernel documents"),
+        }
+    }
+}
+
+fn held_url(body: &[u8]) -> Result<Option<SecretString>, KernelError> {
+    let held: HeldSetting = serde_json::from_slice(body)
+        .map_err(|_| KernelError::InvalidResponse("the webhook setting is not in it"))?;
+    Ok(held.webhooks.and_then(|held| held.url).filter(|url| !url.expose_secret().is_empty()))
+}
+
+/// Whether two URLs lead to the same place: all but the query, where Kernel may mask the key.
+fn same_target(a: &str, b: &str) -> bool {
+    let place = |text: &str| text.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/').to_owned();
+    place(a) == place(b)
+}

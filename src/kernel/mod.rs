@@ -1,0 +1,13 @@
+//! Kernel's client: tokens, the webhook setting, sending messages. What is assumed about Kernel stands in
+//! [`contract`]; what can go wrong, by what to do about it, in [`KernelError`].
+
+mod client;
+pub mod contract;
+mod error;
+mod token;
+
+pub use self::{
+    client::{Client, ReadBack},
+    error::KernelError,
+    token::{AccessToken, Credentials, TokenRequest, Tokens},
+};

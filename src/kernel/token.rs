@@ -1,0 +1,252 @@
+//! Access tokens: fetched by client credentials, kept until shortly before they end, one fetch at a time.
+//!
+//! A token is kept under a hash of everything that defines it (auth server, client, secret, scopes, purposes), so a
+//! rotated secret can never be answered from the cache (Law 5).
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use super::{Client, KernelError, contract};
+
+/// A channel's Kernel client.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The OAuth client id. Not a secret, but nobody's business either: it is not printed.
+    pub id: SecretString,
+    /// The OAuth client secret.
+    pub secret: SecretString,
+}
+
+impl Credentials {
+    /// A fingerprint of the client id, to notice two channels with one client.
+    pub fn client_fingerprint(&self) -> [u8; 32] {
+        Sha256::digest(self.id.expose_secret().as_bytes()).into()
+    }
+}
+
+/// What a token is asked for.
+#[derive(Clone, Debug)]
+pub struct TokenRequest {
+    /// The token endpoint.
+    pub url: String,
+    /// The client.
+    pub credentials: Credentials,
+    /// The scopes to ask for.
+    pub scopes: Vec<String>,
+    /// The purposes to ask for.
+    pub purposes: Vec<String>,
+    /// How long the fetch may take.
+    pub timeout: Duration,
+}
+
+/// An access token. Its `Debug` shows nothing of it.
+#[derive(Clone, Debug)]
+pub struct AccessToken(Arc<SecretString>);
+
+impl AccessToken {
+    /// The token, for an `Authorization` header.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    held: Option<(AccessToken, Instant)>,
+}
+
+/// How many tokens are kept before those that have ended are thrown out.
+const SWEEP_AT: usize = 4096;
+
+/// The tokens of all channels.
+#[derive(Default)]
+pub struct Tokens {
+    slots: Mutex<HashMap<[u8; 32], Arc<tokio::sync::Mutex<Slot>>>>,
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    access_token: SecretString,
+    #[serde(default)]
+    expires_in: Option<f64>,
+    #[serde(default)]
+    scope: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+struct OAuthError {
+    #[serde(default)]
+    error: String,
+}
+
+impl Tokens {
+    fn slot(&self, request: &TokenRequest) -> Arc<tokio::sync::Mutex<Slot>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= SWEEP_AT {
+            let now = Instant::now();
+            slots.retain(|_, slot| {
+                Arc::strong_count(slot) > 1
+                    || slot.try_lock().is_ok_and(|slot| slot.held.as_ref().is_some_and(|(_, until)| *until > now))
+            });
+        }
+        slots.entry(request.key()).or_default().clone()
+    }
+
+    /// The token for this request: the one that is kept, or a new one. Callers at the same time share one fetch.
+    ///
+    /// # Errors
+    /// When Kernel's auth server gives none.
+    pub(super) async fn get(&self, client: &Client, request: &TokenRequest) -> Result<AccessToken, KernelError> {
+        let slot = self.slot(request);
+        let mut slot = slot.lock().await;
+        if let Some((token, until)) = &slot.held
+            && *until > Instant::now()
+        {
+            return Ok(token.clone());
+        }
+        let (token, life) = fetch(client, request).await?;
+        slot.held = Some((token.clone(), Instant::now() + refresh_after(life)));
+        Ok(token)
+    }
+
+    /// Drops a token that Kernel did not take, unless another has already taken its place.
+    pub(super) async fn reject(&self, request: &TokenRequest, rejected: &AccessToken) {
+        let slot = self.slot(request);
+        let mut slot = slot.lock().await;
+        if slot.held.as_ref().is_some_and(|(held, _)| Arc::ptr_eq(&held.0, &rejected.0)) {
+            slot.held = None;
+        }
+    }
+}
+
+impl TokenRequest {
+    fn key(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut part = |text: &str| {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text.as_bytes());
+        };
+        part(&self.url);
+        part(self.credentials.id.expose_secret());
+        part(self.credentials.secret.expose_secret());
+        part(&self.scopes.join(" "));
+        part(&self.purposes.join(" "));
+        hash.finalize().into()
+    }
+}
+
+/// When to ask for the next token: at 80 to 90 % of its life, spread so that many channels do not ask at once.
+fn refresh_after(life: Duration) -> Duration {
+    life.mul_f64(0.8 + fastrand::f64() * 0.1)
+}
+
+async fn fetch(client: &Client, request: &TokenRequest) -> Result<(AccessToken, Duration), KernelError> {
+    let mut form = vec![("grant_type", "client_credentials".to_owned())];
+    for (name, words) in [("scope", &request.scopes), ("purpose", &request.purposes)] {
+        if !words.is_empty() {
+            form.push((name, words.join(" ")));
+        }
+    }
+    let call = client
+        .http()
+        .post(&request.url)
+        .basic_auth(request.credentials.id.expose_secret(), Some(request.credentials.secret.expose_secret()))
+        .form(&form)
+        .timeout(request.timeout);
+    let answer = client.call(call, "token").await?;
+    match answer.status {
+        200 => granted(&answer.body, &request.scopes),
+        400 | 401 => Err(refused(answer.status, &answer.body, &request.scopes)),
+        _ => Err(answer.error()),
+    }
+}
+
+fn granted(body: &[u8], asked: &[String]) -> Result<(AccessToken, Duration), KernelError> {
+    let granted: Granted =
+        serde_json::from_slice(body).map_err(|_| KernelError::InvalidResponse("the token is missing"))?;
+    let token = granted.access_token.expose_secret();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(KernelError::InvalidResponse("the token is not one"));
+    }
+    // RFC 6749, section 5.1: an absent scope means the one asked for.
+    if let Some(scope) = granted.scope.filter(|scope| !scope.is_empty()) {
+        let have: HashSet<&str> = scope.split_whitespace().collect();
+        let missing: Vec<String> = asked.iter().filter(|word| !have.contains(word.as_str())).cloned().collect();
+        if !missing.is_empty() {
+            return Err(KernelError::ScopeNotGranted(missing));
+        }
+    }
+    Ok((AccessToken(Arc::new(granted.access_token)), life(granted.expires_in)))
+}
+
+/// A token's life: what the answer says, within reason.
+fn life(expires_in: Option<f64>) -> Duration {
+    let seconds = expires_in.filter(|seconds| *seconds >= 1.0).unwrap_or(0.0);
+    if seconds == 0.0 {
+        return Duration::from_secs(contract::DEFAULT_EXPIRES_IN);
+    }
+    Duration::try_from_secs_f64(seconds)
+        .unwrap_or(Duration::MAX)
+        .min(Duration::from_secs(contract::MAX_EXPIRES_IN))
+}
+
+/// RFC 6749, section 5.2.
+fn refused(status: u16, body: &[u8], asked: &[String]) -> KernelError {
+    let error: OAuthError = serde_json::from_slice(body).unwrap_or_default();
+    match error.error.as_str() {
+        "invalid_scope" => KernelError::ScopeNotGranted(asked.to_vec()),
+        "invalid_client" | "unauthorized_client" | "invalid_grant" => KernelError::CredentialsRejected,
+        _ if status == 401 => KernelError::CredentialsRejected,
+        _ => KernelError::Refused { status },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> Vec<String> {
+        vec!["a:x".into(), "a:y".into()]
+    }
+
+    #[test]
+    fn a_granted_scope_that_lacks_one_asked_for_is_an_error_that_names_it() {
+        let body = br#"{"access_token":"t","expires_in":3599,"scope":"a:x b:z"}"#;
+        assert_eq!(granted(body, &asked()).unwrap_err(), KernelError::ScopeNotGranted(vec!["a:y".into()]));
+        assert!(granted(br#"{"access_token":"t"}"#, &asked()).is_ok());
+    }
+
+    #[test]
+    fn a_life_that_cannot_be_meant_is_replaced() {
+        let seconds = |expires_in| life(expires_in).as_secs();
+        assert_eq!(seconds(Some(3599.0)), 3599);
+        for odd in [None, Some(0.0), Some(-5.0), Some(f64::NAN)] {
+            assert_eq!(seconds(odd), contract::DEFAULT_EXPIRES_IN, "{odd:?}");
+        }
+        assert_eq!(seconds(Some(1e300)), contract::MAX_EXPIRES_IN);
+    }
+
+    #[test]
+    fn a_refusal_is_told_apart_by_its_code() {
+        let class = |status, body: &str| refused(status, body.as_bytes(), &asked()).class();
+        assert_eq!(class(400, r#"{"error":"invalid_client"}"#), "credentials_rejected");
+        assert_eq!(class(400, r#"{"error":"invalid_scope"}"#), "scope_not_granted");
+        assert_eq!(class(401, "<html>"), "credentials_rejected");
+        assert_eq!(class(400, "{}"), "refused");
+    }
+
+    #[test]
+    fn a_token_without_sense_is_refused() {
+        for body in ["", "{}", r#"{"access_token":""}"#, r#"{"access_token":"a b"}"#, r#"{"access_token":1}"#] {
+            assert!(granted(body.as_bytes(), &[]).is_err(), "{body}");
+        }
+    }
+}

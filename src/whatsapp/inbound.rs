@@ -1,0 +1,277 @@
+//! What a webhook call holds: `{contacts, messages, statuses, errors}`, any of them absent, each a list.
+//!
+//! Each message and status keeps its own bytes as they came, so that a kind we do not know reaches Aura whole.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// Most messages and statuses in one call that are taken.
+pub const MAX_EVENTS: usize = 1000;
+/// Longest WhatsApp id of a user: E.164 has 15 digits; group ids and Kernel's own forms may be longer.
+const MAX_CONTACT: usize = 64;
+/// Longest message id.
+const MAX_ID: usize = 256;
+
+/// One thing that a call tells.
+#[derive(Clone, PartialEq)]
+pub enum Event {
+    /// A user wrote.
+    Message(InboundMessage),
+    /// A message of ours was sent, delivered, read or failed.
+    Status(Status),
+}
+
+/// A user's message. Its `Debug` is left out on purpose: it holds a number and a text.
+#[derive(Clone, PartialEq)]
+pub struct InboundMessage {
+    /// WhatsApp's id of the message.
+    pub id: String,
+    /// The user's WhatsApp id.
+    pub from: String,
+    /// When it was sent, in seconds since 1970, where the call says so.
+    pub timestamp: Option<i64>,
+    /// Its kind, as WhatsApp calls it: text, image, …
+    pub kind: String,
+    /// The text of a text message.
+    pub text: Option<String>,
+    /// The user's own name, where the call gives it.
+    pub profile_name: Option<String>,
+    /// The message as it came: JSON.
+    pub raw: String,
+}
+
+/// What became of a message of ours.
+#[derive(Clone, PartialEq)]
+pub struct Status {
+    /// WhatsApp's id of the message that it speaks of.
+    pub id: String,
+    /// The user.
+    pub recipient: String,
+    /// sent, delivered, read, failed, deleted, warning, or what WhatsApp adds one day.
+    pub status: String,
+    /// The status as it came: JSON.
+    pub raw: String,
+}
+
+/// The body is not a webhook call. Nothing of it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Not JSON, or not of the shape.
+    #[error("the body is not a WhatsApp webhook call in JSON")]
+    Shape,
+    /// A message without an id or sender, or with one that can't be.
+    #[error("a message or status has no usable id or user")]
+    Identity,
+    /// More events than one call may hold.
+    #[error("the call holds more than {MAX_EVENTS} messages and statuses")]
+    TooMany,
+}
+
+#[derive(Deserialize)]
+struct Call<'a> {
+    #[serde(default)]
+    contacts: Option<Vec<Contact>>,
+    #[serde(default, borrow)]
+    messages: Option<Vec<&'a RawValue>>,
+    #[serde(default, borrow)]
+    statuses: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct Contact {
+    #[serde(default)]
+    wa_id: Option<String>,
+    #[serde(default)]
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    #[serde(default)]
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct MessageHead {
+    id: String,
+    from: String,
+    #[serde(default)]
+    timestamp: Option<Timestamp>,
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    text: Option<TextBody>,
+}
+
+/// A text's body; anything else in its place is left to the raw message.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextBody {
+    Body { body: String },
+    Other(serde::de::IgnoredAny),
+}
+
+/// Documented as a string of seconds; a number is taken too.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Timestamp {
+    Text(String),
+    Number(i64),
+    Other(serde::de::IgnoredAny),
+}
+
+#[derive(Deserialize)]
+struct StatusHead {
+    id: String,
+    #[serde(default)]
+    recipient_id: Option<String>,
+    status: String,
+}
+
+/// Reads the body of a webhook call.
+///
+/// # Errors
+/// When it is not one. A call is taken as a whole or not at all, so that nothing of it is lost unnoticed.
+pub fn parse(body: &[u8]) -> Result<Vec<Event>, Malformed> {
+    if !is_object(body) {
+        return Err(Malformed::Shape);
+    }
+    let call: Call<'_> = serde_json::from_slice(body).map_err(|_| Malformed::Shape)?;
+    let contacts = call.contacts.unwrap_or_default();
+    let (messages, statuses) = (call.messages.unwrap_or_default(), call.statuses.unwrap_or_default());
+    if messages.len() + statuses.len() > MAX_EVENTS {
+        return Err(Malformed::TooMany);
+    }
+    let mut events = Vec::with_capacity(messages.len() + statuses.len());
+    for raw in messages {
+        events.push(Event::Message(message(raw, &contacts)?));
+    }
+    for raw in statuses {
+        let head: StatusHead = head(raw)?;
+        let recipient = head.recipient_id.unwrap_or_default();
+        if head.id.is_empty() || head.id.len() > MAX_ID || recipient.len() > MAX_CONTACT {
+            return Err(Malformed::Identity);
+        }
+        events.push(Event::Status(Status {
+            id: head.id,
+            recipient,
+            status: head.status,
+            raw: raw.get().to_owned(),
+        }));
+    }
+    Ok(events)
+}
+
+/// Whether this is a JSON object: serde would read an array as a struct too, field by field.
+fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().first() == Some(&b'{')
+}
+
+fn head<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T, Malformed> {
+    if !is_object(raw.get().as_bytes()) {
+        return Err(Malformed::Identity);
+    }
+    serde_json::from_str(raw.get()).map_err(|_| Malformed::Identity)
+}
+
+fn message(raw: &RawValue, contacts: &[Contact]) -> Result<InboundMessage, Malformed> {
+    let head: MessageHead = head(raw)?;
+    let usable = |text: &str, most: usize| {
+        !text.is_empty() && text.len() <= most && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+    };
+    if !usable(&head.id, MAX_ID) || !usable(&head.from, MAX_CONTACT) {
+        return Err(Malformed::Identity);
+    }
+    let profile_name = contacts
+        .iter()
+        .find(|contact| contact.wa_id.as_deref() == Some(head.from.as_str()))
+        .and_then(|contact| contact.profile.as_ref()?.name.clone());
+    Ok(InboundMessage {
+        timestamp: head.timestamp.and_then(|timestamp| match timestamp {
+            Timestamp::Text(text) => text.parse().ok(),
+            Timestamp::Number(number) => Some(number),
+            Timestamp::Other(_) => None,
+        }),
+        kind: head.kind.unwrap_or_else(|| "unknown".to_owned()),
+        text: head.text.and_then(|text| match text {
+            TextBody::Body { body } => Some(body),
+            TextBody::Other(_) => None,
+        }),
+        profile_name,
+        raw: raw.get().to_owned(),
+        id: head.id,
+        from: head.from,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TEXT: &str = r#"{"contacts":[{"profile":{"name":"Ana"},"wa_id":"34600000001"}],
+        "messages":[{"from":"34600000001","id":"wamid.X","timestamp":"1763805600","type":"text","text":{"body":"hola"}}]}"#;
+
+    fn only_message(body: &str) -> InboundMessage {
+        match parse(body.as_bytes()).ok().and_then(|mut events| events.pop()) {
+            Some(Event::Message(message)) => message,
+            _ => panic!("one message expected"),
+        }
+    }
+
+    #[test]
+    fn a_text_is_read_with_its_sender() {
+        let message = only_message(TEXT);
+        assert_eq!((message.id.as_str(), message.from.as_str()), ("wamid.X", "34600000001"));
+        assert_eq!(message.text.as_deref(), Some("hola"));
+        assert_eq!(message.profile_name.as_deref(), Some("Ana"));
+        assert_eq!(message.timestamp, Some(1_763_805_600));
+    }
+
+    #[test]
+    fn a_kind_that_nobody_knows_is_kept_as_it_came() {
+        let message = only_message(
+            r#"{"messages":[{"id":"a","from":"1234","type":"hologram","hologram":{"depth": 1e400},"text":7}]}"#,
+        );
+        assert_eq!(message.kind, "hologram");
+        assert!(message.raw.contains(r#""hologram":{"depth": 1e400}"#) && message.text.is_none());
+    }
+
+    #[test]
+    fn statuses_and_empty_calls_are_read() {
+        let events = parse(br#"{"statuses":[{"id":"wamid.Y","recipient_id":"34600000001","status":"read"}]}"#);
+        assert!(matches!(events.ok().as_deref(), Some([Event::Status(status)]) if status.status == "read"));
+        for empty in ["{}", r#"{"messages":[]}"#, r#"{"messages":null,"errors":[{"code":1}]}"#] {
+            assert_eq!(parse(empty.as_bytes()).ok().map(|events| events.len()), Some(0), "{empty}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_call_is_refused_as_a_whole() {
+        for (body, why) in [
+            ("", Malformed::Shape),
+            ("[]", Malformed::Shape),
+            ("\u{feff}{}", Malformed::Shape),
+            (r#"{"messages":{}}"#, Malformed::Shape),
+            (r#"{"messages":[["a","1"]]}"#, Malformed::Identity),
+            (r#"{"messages":[{"id":"a"}]}"#, Malformed::Identity),
+            (r#"{"messages":[{"id":"","from":"1"}]}"#, Malformed::Identity),
+            (r#"{"messages":[{"id":"a","from":"1\n2"}]}"#, Malformed::Identity),
+        ] {
+            assert_eq!(parse(body.as_bytes()).err(), Some(why), "{body}");
+        }
+        assert_eq!(parse(b"{\"messages\":[\"\xff\"]}").err(), Some(Malformed::Shape));
+        let deep = format!("{{\"x\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(parse(deep.as_bytes()).is_err());
+        let many = format!("{{\"statuses\":[{}]}}", vec!["{}"; MAX_EVENTS + 1].join(","));
+        assert_eq!(parse(many.as_bytes()).err(), Some(Malformed::TooMany));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&body);
+        }
+    }
+}
