@@ -2,6 +2,7 @@
 //! (CRD) that the API server is given. It looks at nothing else in this program.
 
 mod channel;
+mod claims;
 pub mod conditions;
 pub mod crd;
 mod duration;
@@ -14,6 +15,7 @@ pub use channel::{
     KeyRef, MaxAge, OnDelete, OnUndeliverable, OnUnknownSend, ReplyOrder, Scopes, Webhook, WebhookMode,
     WhatsAppChannel, WhatsAppChannelSpec,
 };
+pub use claims::Claim;
 pub use duration::{InvalidDuration, Period};
 pub use effective::{ChannelDefaults, Effective, KernelDefaults};
 pub use ids::{ChannelId, InvalidChannelId};

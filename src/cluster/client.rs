@@ -1,0 +1,42 @@
+//! The Kubernetes client, with a deadline on every call.
+//!
+//! The library retries 429, 503 and 504 by itself, for minutes in the worst case, and has no read timeout: one half
+//! dead connection would hold a reconciliation for ever. The outermost layer bounds both. It bounds the time to an
+//! answer's headers only, so a watch lives as long as it likes.
+
+use std::{path::Path, time::Duration};
+
+use kube::{Client, Config, client::ClientBuilder, config::Kubeconfig};
+use tower::timeout::TimeoutLayer;
+
+/// The time for one call to the API server, its retries included.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// There is no way to the API server.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The kubeconfig can't be read.
+    #[error("can't use the kubeconfig: {0}")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// Neither a kubeconfig nor a service account is there.
+    #[error(
+        "no way to a Kubernetes API server: not in a pod with a service account, and no kubeconfig ({0}); \
+         set KUBECONFIG or --kubeconfig"
+    )]
+    Infer(#[from] kube::config::InferConfigError),
+    /// TLS can't be set up.
+    #[error("can't set up the connection to the API server: {0}")]
+    Client(#[from] kube::Error),
+}
+
+/// A client for the given kubeconfig, or for the surroundings (KUBECONFIG, a pod's service account).
+///
+/// # Errors
+/// When neither leads anywhere.
+pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
+    let config = match kubeconfig {
+        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &Default::default()).await?,
+        None => Config::infer().await?,
+    };
+    Ok(ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(DEADLINE)).build())
+}

@@ -1,0 +1,9 @@
+//! The Kubernetes side that both roles share: the client with its deadlines, and how a channel's Secret is read.
+
+mod client;
+mod secret;
+
+pub use self::{
+    client::{ClientError, client},
+    secret::{SecretProblem, credentials, get, issued_key},
+};

@@ -1,0 +1,195 @@
+//! What is measured. Labels are bounded: channels that exist, words from a fixed list, never an error's text.
+
+use std::sync::Arc;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::Registry as Inner,
+};
+
+/// The metrics of one process, as a page.
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+/// Two words.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByCode {
+    code: u16,
+}
+
+/// One channel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByChannel {
+    channel: String,
+}
+
+/// One channel, one way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByOutcome {
+    channel: String,
+    direction: &'static str,
+    outcome: &'static str,
+}
+
+/// The bridge's metrics.
+#[derive(Clone)]
+pub struct BridgeMetrics {
+    webhook_requests: Family<ByCode, Counter>,
+    accepted: Family<ByChannel, Counter>,
+    replies: Family<ByChannel, Counter>,
+    deduplicated: Family<ByChannel, Counter>,
+    attempts: Family<ByOutcome, Counter>,
+    settled: Family<ByOutcome, Counter>,
+    ack_seconds: Histogram,
+    /// Routable channels.
+    pub routes: Gauge,
+    /// Messages accepted and not yet delivered or given up.
+    pub pending: Gauge,
+    /// Bytes of the journal on disk.
+    pub journal_bytes: Gauge,
+    /// Whether the watch on the resources is connected (1) or the last known routes are served (0).
+    pub watch_connected: Gauge,
+}
+
+/// The controller's metrics.
+#[derive(Clone)]
+pub struct ControllerMetrics {
+    reconciles: Family<ByResult, Counter>,
+    kernel_calls: Family<ByOperation, Counter>,
+    /// Status writes.
+    pub status_writes: Counter,
+    reconcile_seconds: Histogram,
+}
+
+/// How a reconciliation ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByResult {
+    reason: &'static str,
+}
+
+/// An outbound call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByOperation {
+    operation: &'static str,
+    result: &'static str,
+}
+
+fn registry() -> Inner {
+    let mut inner = Inner::with_prefix("aura_whatsapp");
+    inner.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    inner
+}
+
+impl Registry {
+    /// The page that Prometheus reads.
+    pub fn page(&self) -> String {
+        let mut page = String::new();
+        // Writing into a string does not fail.
+        let _ = encode(&mut page, &self.0);
+        page
+    }
+}
+
+impl BridgeMetrics {
+    /// The metrics and the registry that shows them.
+    pub fn new() -> (Self, Registry) {
+        let metrics = Self {
+            webhook_requests: Family::default(),
+            accepted: Family::default(),
+            replies: Family::default(),
+            deduplicated: Family::default(),
+            attempts: Family::default(),
+            settled: Family::default(),
+            ack_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            routes: Gauge::default(),
+            pending: Gauge::default(),
+            journal_bytes: Gauge::default(),
+            watch_connected: Gauge::default(),
+        };
+        let mut inner = registry();
+        let m = metrics.clone();
+        inner.register("webhook_requests", "Webhook calls by answer", m.webhook_requests);
+        inner.register("messages_accepted", "Messages from users, made durable", m.accepted);
+        inner.register("replies_accepted", "Replies from Aura, made durable", m.replies);
+        inner.register("messages_deduplicated", "Messages and replies that came again", m.deduplicated);
+        inner.register("delivery_attempts", "Attempts to deliver, by outcome", m.attempts);
+        inner.register("deliveries", "Messages delivered or given up", m.settled);
+        inner.register("ack_duration_seconds", "From a webhook call's arrival to its answer", m.ack_seconds);
+        inner.register("routes", "Channels that are routed", m.routes);
+        inner.register("pending_messages", "Accepted and not yet delivered or given up", m.pending);
+        inner.register("journal_bytes", "Size of the journal on disk", m.journal_bytes);
+        inner.register("watch_connected", "1: the resources are watched; 0: last known routes", m.watch_connected);
+        (metrics, Registry(Arc::new(inner)))
+    }
+
+    /// A webhook call was answered.
+    pub fn webhook_answered(&self, code: u16, seconds: f64) {
+        self.webhook_requests.get_or_create(&ByCode { code }).inc();
+        self.ack_seconds.observe(seconds);
+    }
+
+    /// Messages of a routed channel were taken: `new` of them for the first time.
+    pub fn accepted(&self, channel: &str, new: u64, again: u64) {
+        Self::add(&self.accepted, channel, new);
+        Self::add(&self.deduplicated, channel, again);
+    }
+
+    /// A reply for a routed channel was taken.
+    pub fn replied(&self, channel: &str, new: u64, again: u64) {
+        Self::add(&self.replies, channel, new);
+        Self::add(&self.deduplicated, channel, again);
+    }
+
+    fn add(family: &Family<ByChannel, Counter>, channel: &str, by: u64) {
+        if by > 0 {
+            family.get_or_create(&ByChannel { channel: channel.to_owned() }).inc_by(by);
+        }
+    }
+
+    /// An attempt of a routed channel ended.
+    pub fn attempted(&self, channel: String, direction: &'static str, outcome: &'static str) {
+        self.attempts.get_or_create(&ByOutcome { channel, direction, outcome }).inc();
+    }
+
+    /// A message was delivered or given up.
+    pub fn settled(&self, channel: String, direction: &'static str, outcome: &'static str) {
+        self.settled.get_or_create(&ByOutcome { channel, direction, outcome }).inc();
+    }
+}
+
+impl ControllerMetrics {
+    /// The metrics and the registry that shows them.
+    pub fn new() -> (Self, Registry) {
+        let metrics = Self {
+            reconciles: Family::default(),
+            kernel_calls: Family::default(),
+            status_writes: Counter::default(),
+            reconcile_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+        };
+        let mut inner = registry();
+        let m = metrics.clone();
+        inner.register("reconciles", "Reconciliations by the reason they ended with", m.reconciles);
+        inner.register("kernel_calls", "Calls to Kernel by operation and result", m.kernel_calls);
+        inner.register("status_writes", "Writes of a channel's status", m.status_writes);
+        inner.register("reconcile_duration_seconds", "Time of one reconciliation", m.reconcile_seconds);
+        (metrics, Registry(Arc::new(inner)))
+    }
+
+    /// A reconciliation ended.
+    pub fn reconciled(&self, reason: &'static str, seconds: f64) {
+        self.reconciles.get_or_create(&ByResult { reason }).inc();
+        self.reconcile_seconds.observe(seconds);
+    }
+
+    /// A call to Kernel ended.
+    pub fn called(&self, operation: &'static str, result: &'static str) {
+        self.kernel_calls.get_or_create(&ByOperation { operation, result }).inc();
+    }
+}
