@@ -3,13 +3,22 @@
 //! The program is one binary with two roles: `controller` registers each channel's webhook with Kernel and keeps
 //! it registered, `bridge` carries messages between Kernel and Aura. `docs/architecture.md` draws the parts.
 
+pub mod admin;
 pub mod api;
 pub mod aura;
+pub mod bridge;
+pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod controller;
 pub mod convert;
+pub mod delivery;
 pub mod http;
+pub mod journal;
 pub mod kernel;
 pub mod keys;
+pub mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod telemetry;
 pub mod whatsapp;

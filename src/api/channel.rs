@@ -26,15 +26,43 @@ use super::{Period, WhatsAppChannelStatus};
     selectable = ".spec.channelId",
     selectable = ".spec.environment",
     doc = "A WhatsApp number of Aura. The controller registers the number's webhook with Kernel and keeps it registered; the bridge carries its messages to Aura and Aura's replies back.",
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
     printcolumn(name = "Number", type_ = "string", json_path = ".spec.phoneNumber"),
     printcolumn(name = "Environment", type_ = "string", json_path = ".spec.environment"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Channel", type_ = "string", json_path = ".spec.channelId", priority = 1),
-    printcolumn(name = "Delivering", type_ = "string", json_path = ".status.conditions[?(@.type==\"Delivering\")].reason", priority = 1),
-    printcolumn(name = "Webhook", type_ = "string", json_path = ".status.conditions[?(@.type==\"WebhookRegistered\")].reason", priority = 1),
-    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
+    printcolumn(
+        name = "Channel",
+        type_ = "string",
+        json_path = ".spec.channelId",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Delivering",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Delivering\")].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Webhook",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"WebhookRegistered\")].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WhatsAppChannelSpec {
@@ -335,7 +363,10 @@ impl CredentialsRef {
 impl WhatsAppChannelSpec {
     /// Every Secret of the channel's namespace that the spec names.
     pub fn secret_names(&self) -> Vec<&str> {
-        let key = self.webhook.as_ref().and_then(|webhook| webhook.api_key_secret_ref.as_ref());
+        let key = self
+            .webhook
+            .as_ref()
+            .and_then(|webhook| webhook.api_key_secret_ref.as_ref());
         std::iter::once(self.kernel.credentials_secret_ref.name.as_str())
             .chain(key.map(|reference| reference.name.as_str()))
             .collect()

@@ -26,7 +26,10 @@ pub mod types {
 
 /// Why a condition is as it is. Each variant's name is the word in the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "the words are documented, with what to do, in docs/reasons.md")]
+#[allow(
+    missing_docs,
+    reason = "the words are documented, with what to do, in docs/reasons.md"
+)]
 pub enum Reason {
     Succeeded,
     Observed,

@@ -22,12 +22,18 @@ pub struct CrdError(#[from] serde_json::Error);
 /// Only when the derived schema is no longer of the shape that the corrections expect.
 pub fn definition() -> Result<CustomResourceDefinition, CrdError> {
     let mut definition = serde_json::to_value(WhatsAppChannel::crd())?;
-    if let Some(versions) = definition.pointer_mut("/spec/versions").and_then(Value::as_array_mut) {
+    if let Some(versions) = definition
+        .pointer_mut("/spec/versions")
+        .and_then(Value::as_array_mut)
+    {
         for version in versions {
             if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
                 tidy(schema);
                 constrain_conditions(schema);
-                if let Some(status) = schema.pointer_mut("/properties/status").and_then(Value::as_object_mut) {
+                if let Some(status) = schema
+                    .pointer_mut("/properties/status")
+                    .and_then(Value::as_object_mut)
+                {
                     status.insert("default".to_owned(), json!({ "observedGeneration": -1 }));
                 }
             }
@@ -42,8 +48,11 @@ pub fn definition() -> Result<CustomResourceDefinition, CrdError> {
 /// As [`definition`].
 pub fn yaml() -> Result<String, CrdError> {
     let definition = serde_json::to_value(definition()?)?;
-    let yaml = serde_saphyr::to_string(&definition).map_err(<serde_json::Error as serde::de::Error>::custom)?;
-    Ok(format!("# Generated: aura-whatsapp-operator crd > crds/whatsappchannels.yaml\n{yaml}"))
+    let yaml =
+        serde_saphyr::to_string(&definition).map_err(<serde_json::Error as serde::de::Error>::custom)?;
+    Ok(format!(
+        "# Generated: aura-whatsapp-operator crd > crds/whatsappchannels.yaml\n{yaml}"
+    ))
 }
 
 /// Takes out what an `Option` leaves behind (`nullable`, a `null` among an enum's values), and the line breaks
@@ -56,7 +65,10 @@ fn tidy(schema: &mut Value) {
                 values.retain(|value| !value.is_null());
             }
             if let Some(Value::String(text)) = map.get_mut("description") {
-                *text = text.replace("\n\n", "\u{0}").replace('\n', " ").replace('\u{0}', "\n\n");
+                *text = text
+                    .replace("\n\n", "\u{0}")
+                    .replace('\n', " ")
+                    .replace('\u{0}', "\n\n");
             }
             map.values_mut().for_each(tidy);
         }
@@ -109,9 +121,21 @@ mod tests {
         let text = yaml().unwrap();
         assert!(!text.contains("nullable") && !text.contains("- null"));
         let definition = serde_json::to_value(definition().unwrap()).unwrap();
-        let status = definition.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status").unwrap();
+        let status = definition
+            .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status")
+            .unwrap();
         assert_eq!(status["default"], json!({"observedGeneration": -1}));
-        assert_eq!(status.pointer("/properties/conditions/items/properties/status/enum").unwrap()[0], "True");
-        assert_eq!(status.pointer("/properties/conditions/x-kubernetes-list-type").unwrap(), "map");
+        assert_eq!(
+            status
+                .pointer("/properties/conditions/items/properties/status/enum")
+                .unwrap()[0],
+            "True"
+        );
+        assert_eq!(
+            status
+                .pointer("/properties/conditions/x-kubernetes-list-type")
+                .unwrap(),
+            "map"
+        );
     }
 }

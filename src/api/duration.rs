@@ -78,15 +78,35 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_kubernetes_writes_them() {
-        for (text, seconds) in [("30s", 30), ("5m", 300), ("1h30m", 5400), ("0s", 0), ("24h", 86_400)] {
-            assert_eq!(Period(text.into()).parse(), Ok(Duration::from_secs(seconds)), "{text}");
+        for (text, seconds) in [
+            ("30s", 30),
+            ("5m", 300),
+            ("1h30m", 5400),
+            ("0s", 0),
+            ("24h", 86_400),
+        ] {
+            assert_eq!(
+                Period(text.into()).parse(),
+                Ok(Duration::from_secs(seconds)),
+                "{text}"
+            );
         }
         assert_eq!(Period("1500ms".into()).parse(), Ok(Duration::from_millis(1500)));
     }
 
     #[test]
     fn anything_else_is_refused_with_an_example() {
-        for text in ["", "5", "m", "5 m", "-5m", "5d", "1h30", "99999999999999999999h", "4294967295h4294967295h"] {
+        for text in [
+            "",
+            "5",
+            "m",
+            "5 m",
+            "-5m",
+            "5d",
+            "1h30",
+            "99999999999999999999h",
+            "4294967295h4294967295h",
+        ] {
             assert!(text.parse::<Period>().is_err() || text.len() > 20, "{text}");
         }
         assert!("5d".parse::<Period>().unwrap_err().to_string().contains("1h30m"));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{
-    ApiVersion, ChoiceStyle, Conversion, DataVersion, Delivery, DeliveryMode, Existing, OnDelete, OnUndeliverable,
-    OnUnknownSend, Period, ReplyOrder, Scopes, Webhook, WebhookMode, WhatsAppChannelSpec,
+    ApiVersion, ChoiceStyle, Conversion, DataVersion, Delivery, DeliveryMode, Existing, OnDelete,
+    OnUndeliverable, OnUnknownSend, Period, ReplyOrder, Scopes, Webhook, WebhookMode, WhatsAppChannelSpec,
 };
 
 /// What an environment may set for all its channels: any field of the spec but those that make the channel what
@@ -42,7 +42,10 @@ pub struct KernelDefaults {
 
 /// A channel's settings with nothing left open.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "each field is documented where the resource declares it")]
+#[allow(
+    missing_docs,
+    reason = "each field is documented where the resource declares it"
+)]
 pub struct Effective {
     pub registration_scopes: Vec<String>,
     pub messaging_scopes: Vec<String>,
@@ -88,7 +91,10 @@ impl Effective {
             delivery.max_age.unwrap_or_default(),
             defaults.delivery.max_age.clone().unwrap_or_default(),
         );
-        let per_second = delivery.messages_per_second.or(d.messages_per_second).unwrap_or(80);
+        let per_second = delivery
+            .messages_per_second
+            .or(d.messages_per_second)
+            .unwrap_or(80);
         Self {
             registration_scopes: scopes
                 .registration
@@ -98,18 +104,31 @@ impl Effective {
                 .messaging
                 .or_else(|| defaults.kernel.scopes.messaging.clone())
                 .unwrap_or_else(|| vec!["whatsapp:app-messaging".to_owned()]),
-            purposes: kernel.purposes.clone().or_else(|| defaults.kernel.purposes.clone()).unwrap_or_default(),
-            api_version: kernel.api_version.or(defaults.kernel.api_version).unwrap_or_default(),
+            purposes: kernel
+                .purposes
+                .clone()
+                .or_else(|| defaults.kernel.purposes.clone())
+                .unwrap_or_default(),
+            api_version: kernel
+                .api_version
+                .or(defaults.kernel.api_version)
+                .unwrap_or_default(),
             mode: webhook.mode.or(defaults.webhook.mode).unwrap_or_default(),
             existing: webhook.existing.or(defaults.webhook.existing).unwrap_or_default(),
-            on_delete: webhook.on_delete.or(defaults.webhook.on_delete).unwrap_or_default(),
+            on_delete: webhook
+                .on_delete
+                .or(defaults.webhook.on_delete)
+                .unwrap_or_default(),
             key_generation: webhook
                 .key_generation
                 .or(defaults.webhook.key_generation)
                 .and_then(|generation| u64::try_from(generation).ok())
                 .unwrap_or(1),
             delivery_mode: delivery.mode.or(d.mode).unwrap_or_default(),
-            on_undeliverable: delivery.on_undeliverable.or(d.on_undeliverable).unwrap_or_default(),
+            on_undeliverable: delivery
+                .on_undeliverable
+                .or(d.on_undeliverable)
+                .unwrap_or_default(),
             on_unknown_send: delivery.on_unknown_send.or(d.on_unknown_send).unwrap_or_default(),
             max_age_to_aura: period(spec_age.to_aura.as_ref(), default_age.to_aura.as_ref(), 4 * HOUR),
             max_age_to_user: period(spec_age.to_user.as_ref(), default_age.to_user.as_ref(), HOUR),
@@ -120,8 +139,14 @@ impl Effective {
                 Duration::from_secs(10),
             ),
             messages_per_second: u32::try_from(per_second.clamp(1, 1000)).unwrap_or(80),
-            channel_data: conversion.channel_data.or(defaults.conversion.channel_data).unwrap_or_default(),
-            options: conversion.options.or(defaults.conversion.options).unwrap_or_default(),
+            channel_data: conversion
+                .channel_data
+                .or(defaults.conversion.channel_data)
+                .unwrap_or_default(),
+            options: conversion
+                .options
+                .or(defaults.conversion.options)
+                .unwrap_or_default(),
             undelivered_text: conversion
                 .undelivered_text
                 .or_else(|| defaults.conversion.undelivered_text.clone())
@@ -138,7 +163,9 @@ impl Effective {
 
 /// The first of the two that is a duration, else the default. (The API server lets none in that is not.)
 fn period(spec: Option<&Period>, environment: Option<&Period>, default: Duration) -> Duration {
-    spec.or(environment).and_then(|period| period.parse().ok()).unwrap_or(default)
+    spec.or(environment)
+        .and_then(|period| period.parse().ok())
+        .unwrap_or(default)
 }
 
 #[cfg(test)]
@@ -152,7 +179,11 @@ mod tests {
             phone_number: None,
             environment: "es-pro".into(),
             kernel: Kernel {
-                credentials_secret_ref: CredentialsRef { name: "s".into(), id_key: None, secret_key: None },
+                credentials_secret_ref: CredentialsRef {
+                    name: "s".into(),
+                    id_key: None,
+                    secret_key: None,
+                },
                 scopes: None,
                 purposes: None,
                 api_version: None,
@@ -171,8 +202,14 @@ mod tests {
         assert_eq!(effective.registration_scopes, ["whatsapp:app-admin"]);
         assert_eq!(effective.messaging_scopes, ["whatsapp:app-messaging"]);
         assert_eq!((effective.key_generation, effective.messages_per_second), (1, 80));
-        assert_eq!((effective.max_age_to_aura, effective.max_age_to_user), (4 * HOUR, HOUR));
-        assert_eq!((effective.mode, effective.existing), (WebhookMode::Manage, Existing::Refuse));
+        assert_eq!(
+            (effective.max_age_to_aura, effective.max_age_to_user),
+            (4 * HOUR, HOUR)
+        );
+        assert_eq!(
+            (effective.mode, effective.existing),
+            (WebhookMode::Manage, Existing::Refuse)
+        );
     }
 
     #[test]
@@ -187,7 +224,10 @@ mod tests {
             resync_period: Some(Period("2h".into())),
             ..ChannelDefaults::default()
         };
-        spec.webhook = Some(Webhook { mode: Some(WebhookMode::Manage), ..Webhook::default() });
+        spec.webhook = Some(Webhook {
+            mode: Some(WebhookMode::Manage),
+            ..Webhook::default()
+        });
         let effective = Effective::new(&spec, &defaults);
         assert_eq!(effective.mode, WebhookMode::Manage);
         assert_eq!(effective.on_delete, OnDelete::Clear);

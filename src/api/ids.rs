@@ -53,7 +53,12 @@ mod tests {
         let id: ChannelId = "6F1C2A9E-5F0E-4A57-9D2C-0B7A3C1D8E42".parse().unwrap();
         assert_eq!(id.to_string(), "6f1c2a9e-5f0e-4a57-9d2c-0b7a3c1d8e42");
         assert_eq!(ChannelId::from_bytes(*id.as_bytes()), id);
-        for wrong in ["", "6f1c2a9e5f0e4a579d2c0b7a3c1d8e42", "{6f1c2a9e-5f0e-4a57-9d2c-0b7a3c1d8e42}", "x"] {
+        for wrong in [
+            "",
+            "6f1c2a9e5f0e4a579d2c0b7a3c1d8e42",
+            "{6f1c2a9e-5f0e-4a57-9d2c-0b7a3c1d8e42}",
+            "x",
+        ] {
             assert_eq!(wrong.parse::<ChannelId>(), Err(InvalidChannelId), "{wrong}");
         }
     }

@@ -11,9 +11,9 @@ mod ids;
 mod status;
 
 pub use channel::{
-    ApiVersion, ChoiceStyle, Conversion, CredentialsRef, DataVersion, Delivery, DeliveryMode, Existing, Kernel,
-    KeyRef, MaxAge, OnDelete, OnUndeliverable, OnUnknownSend, ReplyOrder, Scopes, Webhook, WebhookMode,
-    WhatsAppChannel, WhatsAppChannelSpec,
+    ApiVersion, ChoiceStyle, Conversion, CredentialsRef, DataVersion, Delivery, DeliveryMode, Existing,
+    Kernel, KeyRef, MaxAge, OnDelete, OnUndeliverable, OnUnknownSend, ReplyOrder, Scopes, Webhook,
+    WebhookMode, WhatsAppChannel, WhatsAppChannelSpec,
 };
 pub use claims::Claim;
 pub use duration::{InvalidDuration, Period};

@@ -1,7 +1,7 @@
 //! What the controller reports of a channel. People, GitOps tools and the bridge read it; nobody else writes it.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 

@@ -49,7 +49,9 @@ impl Client {
     /// # Errors
     /// When TLS can't be set up.
     pub fn new() -> Result<Self, reqwest::Error> {
-        Ok(Self { http: http::client(Duration::from_secs(5))? })
+        Ok(Self {
+            http: http::client(Duration::from_secs(5))?,
+        })
     }
 
     /// Posts an activity, already in JSON. `id` is the activity's own and the same for each attempt.
@@ -78,7 +80,10 @@ impl Client {
             value.set_sensitive(true);
             call = call.header(AUTHORIZATION, value);
         }
-        let unavailable = |class| AuraError::Unavailable { class, retry_after: None };
+        let unavailable = |class| AuraError::Unavailable {
+            class,
+            retry_after: None,
+        };
         let response = call.send().await.map_err(|error| {
             // The library's own text shows the whole URL: it is not used.
             unavailable(match () {
@@ -94,7 +99,11 @@ impl Client {
             200..=299 => Ok(()),
             401 | 403 => Err(AuraError::CredentialsRejected { status }),
             408 | 425 | 429 | 500..=599 => Err(AuraError::Unavailable {
-                class: if status == 429 { "rate_limited" } else { "unavailable" },
+                class: if status == 429 {
+                    "rate_limited"
+                } else {
+                    "unavailable"
+                },
                 retry_after: http::retry_after(&headers, Timestamp::now()),
             }),
             _ => Err(AuraError::Refused { status }),

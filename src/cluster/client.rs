@@ -35,8 +35,24 @@ pub enum ClientError {
 /// When neither leads anywhere.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     let config = match kubeconfig {
-        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &Default::default()).await?,
+        Some(path) => {
+            Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &Default::default()).await?
+        }
         None => Config::infer().await?,
     };
-    Ok(ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(DEADLINE)).build())
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&TimeoutLayer::new(DEADLINE))
+        .build())
+}
+
+/// One word for an error of the API server, for logs: its own text may name more than it should.
+pub fn error_class(error: &kube::Error) -> &'static str {
+    match error {
+        kube::Error::Api(status) if status.is_forbidden() => "forbidden",
+        kube::Error::Api(status) if status.is_not_found() => "not_found",
+        kube::Error::Api(status) if status.is_conflict() => "conflict",
+        kube::Error::Api(_) => "api_error",
+        kube::Error::Service(_) | kube::Error::HyperError(_) => "unreachable",
+        _ => "error",
+    }
 }

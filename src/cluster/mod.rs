@@ -4,6 +4,6 @@ mod client;
 mod secret;
 
 pub use self::{
-    client::{ClientError, client},
+    client::{ClientError, client, error_class},
     secret::{SecretProblem, credentials, get, issued_key},
 };

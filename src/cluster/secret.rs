@@ -37,7 +37,9 @@ pub enum SecretProblem {
         key: String,
     },
     /// A value can't be a credential.
-    #[error("Secret {name:?} holds something under the key {key:?} that can't be a credential (not one line of text)")]
+    #[error(
+        "Secret {name:?} holds something under the key {key:?} that can't be a credential (not one line of text)"
+    )]
     Invalid {
         /// The Secret.
         name: String,
@@ -70,9 +72,15 @@ pub async fn get(secrets: &Api<Secret>, name: &str) -> Result<Option<Secret>, ku
 ///
 /// # Errors
 /// When it is missing, not labelled, or not usable.
-pub fn credentials(secret: Option<&Secret>, reference: &CredentialsRef) -> Result<Credentials, SecretProblem> {
+pub fn credentials(
+    secret: Option<&Secret>,
+    reference: &CredentialsRef,
+) -> Result<Credentials, SecretProblem> {
     let secret = allowed(secret, &reference.name)?;
-    Ok(Credentials { id: value(secret, reference.id_key())?, secret: value(secret, reference.secret_key())? })
+    Ok(Credentials {
+        id: value(secret, reference.id_key())?,
+        secret: value(secret, reference.secret_key())?,
+    })
 }
 
 /// The API key, issued elsewhere, that a Secret holds.
@@ -81,29 +89,49 @@ pub fn credentials(secret: Option<&Secret>, reference: &CredentialsRef) -> Resul
 /// As [`credentials`].
 pub fn issued_key(secret: Option<&Secret>, reference: &KeyRef) -> Result<ApiKey, SecretProblem> {
     use secrecy::ExposeSecret;
-    Ok(ApiKey::issued(value(allowed(secret, &reference.name)?, &reference.key)?.expose_secret()))
+    Ok(ApiKey::issued(
+        value(allowed(secret, &reference.name)?, &reference.key)?.expose_secret(),
+    ))
 }
 
 fn allowed<'a>(secret: Option<&'a Secret>, name: &str) -> Result<&'a Secret, SecretProblem> {
     let secret = secret.ok_or_else(|| SecretProblem::NotFound(name.to_owned()))?;
-    if secret.labels().get(SECRET_LABEL).is_some_and(|value| value == "true") {
+    if secret
+        .labels()
+        .get(SECRET_LABEL)
+        .is_some_and(|value| value == "true")
+    {
         Ok(secret)
     } else {
-        Err(SecretProblem::NotAllowed { name: name.to_owned() })
+        Err(SecretProblem::NotAllowed {
+            name: name.to_owned(),
+        })
     }
 }
 
 /// A value, without the white space around it that editors and `echo` leave.
 fn value(secret: &Secret, key: &str) -> Result<SecretString, SecretProblem> {
     let name = secret.name_any();
-    let bytes = secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+    let bytes = secret
+        .data
+        .as_ref()
+        .and_then(|data| data.get(key))
+        .map(|bytes| bytes.0.as_slice());
     let trimmed = bytes.unwrap_or_default().trim_ascii();
     if trimmed.is_empty() {
-        return Err(SecretProblem::KeyMissing { name, key: key.to_owned() });
+        return Err(SecretProblem::KeyMissing {
+            name,
+            key: key.to_owned(),
+        });
     }
     match std::str::from_utf8(trimmed) {
-        Ok(text) if text.len() <= MAX_VALUE && !text.chars().any(char::is_control) => Ok(SecretString::from(text)),
-        _ => Err(SecretProblem::Invalid { name, key: key.to_owned() }),
+        Ok(text) if text.len() <= MAX_VALUE && !text.chars().any(char::is_control) => {
+            Ok(SecretString::from(text))
+        }
+        _ => Err(SecretProblem::Invalid {
+            name,
+            key: key.to_owned(),
+        }),
     }
 }
 
@@ -120,20 +148,34 @@ mod tests {
         if labelled {
             secret.labels_mut().insert(SECRET_LABEL.into(), "true".into());
         }
-        secret.data =
-            Some(entries.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.to_vec()))).collect());
+        secret.data = Some(
+            entries
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), ByteString(value.to_vec())))
+                .collect(),
+        );
         secret
     }
 
     fn reference() -> CredentialsRef {
-        CredentialsRef { name: "shop".into(), id_key: None, secret_key: Some("pw".into()) }
+        CredentialsRef {
+            name: "shop".into(),
+            id_key: None,
+            secret_key: Some("pw".into()),
+        }
     }
 
     #[test]
     fn values_are_read_without_the_white_space_around_them() {
-        let found = credentials(Some(&secret(true, &[("id", b"me\n"), ("pw", b" fake-secret ")])), &reference());
+        let found = credentials(
+            Some(&secret(true, &[("id", b"me\n"), ("pw", b" fake-secret ")])),
+            &reference(),
+        );
         let found = found.unwrap();
-        assert_eq!((found.id.expose_secret(), found.secret.expose_secret()), ("me", "fake-secret"));
+        assert_eq!(
+            (found.id.expose_secret(), found.secret.expose_secret()),
+            ("me", "fake-secret")
+        );
     }
 
     #[test]
@@ -146,10 +188,22 @@ mod tests {
         };
         assert_eq!(reason(None), Reason::SecretNotFound);
         assert_eq!(reason(Some(&secret(false, good))), Reason::SecretNotAllowed);
-        assert_eq!(reason(Some(&secret(true, &[("id", b"me")]))), Reason::SecretKeyMissing);
-        assert_eq!(reason(Some(&secret(true, &[("id", b"me"), ("pw", b" \n")]))), Reason::SecretKeyMissing);
-        assert_eq!(reason(Some(&secret(true, &[("id", b"me"), ("pw", b"a\nb")]))), Reason::SecretInvalid);
-        assert_eq!(reason(Some(&secret(true, &[("id", b"me"), ("pw", b"\xff\xfe")]))), Reason::SecretInvalid);
+        assert_eq!(
+            reason(Some(&secret(true, &[("id", b"me")]))),
+            Reason::SecretKeyMissing
+        );
+        assert_eq!(
+            reason(Some(&secret(true, &[("id", b"me"), ("pw", b" \n")]))),
+            Reason::SecretKeyMissing
+        );
+        assert_eq!(
+            reason(Some(&secret(true, &[("id", b"me"), ("pw", b"a\nb")]))),
+            Reason::SecretInvalid
+        );
+        assert_eq!(
+            reason(Some(&secret(true, &[("id", b"me"), ("pw", b"\xff\xfe")]))),
+            Reason::SecretInvalid
+        );
         let text = SecretProblem::NotAllowed { name: "shop".into() }.to_string();
         assert!(text.contains("kubectl label secret shop channels.auracognitive.com/channel-secret=true"));
     }

@@ -15,7 +15,10 @@ pub(super) fn problems(installation: &Installation) -> Vec<String> {
         environment_problems(&format!("environments.{name}"), environment, &mut problems);
     }
     let bridge = &installation.bridge;
-    for (field, value) in [("headerTimeout", &bridge.header_timeout), ("bodyTimeout", &bridge.body_timeout)] {
+    for (field, value) in [
+        ("headerTimeout", &bridge.header_timeout),
+        ("bodyTimeout", &bridge.body_timeout),
+    ] {
         positive(&format!("bridge.{field}"), value, &mut problems);
     }
     for (field, value) in [
@@ -33,7 +36,9 @@ pub(super) fn problems(installation: &Installation) -> Vec<String> {
 
 fn environment_problems(path: &str, environment: &Environment, problems: &mut Vec<String>) {
     if environment.namespaces.is_empty() {
-        problems.push(format!("{path}.namespaces: name the namespaces that may use this environment"));
+        problems.push(format!(
+            "{path}.namespaces: name the namespaces that may use this environment"
+        ));
     }
     let urls = [
         ("kernel.apiUrl", &environment.kernel.api_url),
@@ -44,7 +49,9 @@ fn environment_problems(path: &str, environment: &Environment, problems: &mut Ve
     for (field, url) in public.map(|url| ("publicUrl", url)) {
         scheme(&format!("{path}.{field}"), url, environment.insecure, problems);
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            problems.push(format!("{path}.{field}: write scheme and host only; the path is added"));
+            problems.push(format!(
+                "{path}.{field}: write scheme and host only; the path is added"
+            ));
         }
     }
     for (field, url) in urls {
@@ -53,15 +60,38 @@ fn environment_problems(path: &str, environment: &Environment, problems: &mut Ve
     if !matches!(environment.aura.reply_url.scheme(), "http" | "https") {
         problems.push(format!("{path}.aura.replyUrl: must be an http or https URL"));
     }
-    for (field, auth) in
-        [("outboundAuth", &environment.aura.outbound_auth), ("inboundAuth", &environment.aura.inbound_auth)]
-    {
-        credential(&format!("{path}.aura.{field}"), auth, environment.insecure, problems);
+    for (field, auth) in [
+        ("outboundAuth", &environment.aura.outbound_auth),
+        ("inboundAuth", &environment.aura.inbound_auth),
+    ] {
+        credential(
+            &format!("{path}.aura.{field}"),
+            auth,
+            environment.insecure,
+            problems,
+        );
     }
-    positive(&format!("{path}.kernel.timeout"), &environment.kernel.timeout, problems);
-    positive(&format!("{path}.aura.timeout"), &environment.aura.timeout, problems);
+    positive(
+        &format!("{path}.kernel.timeout"),
+        &environment.kernel.timeout,
+        problems,
+    );
+    positive(
+        &format!("{path}.aura.timeout"),
+        &environment.aura.timeout,
+        problems,
+    );
     if environment.registration.per_second == 0 || environment.registration.concurrent == 0 {
-        problems.push(format!("{path}.registration: perSecond and concurrent must be at least 1"));
+        problems.push(format!(
+            "{path}.registration: perSecond and concurrent must be at least 1"
+        ));
+    }
+    if let Some(hold) = &environment.hold
+        && hold.until.parse::<jiff::Timestamp>().is_err()
+    {
+        problems.push(format!(
+            "{path}.hold.until: must be a time such as 2026-12-01T06:00:00Z"
+        ));
     }
     if let Some(period) = &environment.channel_defaults.resync_period {
         positive(&format!("{path}.channelDefaults.resyncPeriod"), period, problems);
@@ -71,7 +101,9 @@ fn environment_problems(path: &str, environment: &Environment, problems: &mut Ve
 fn scheme(path: &str, url: &Url, insecure: bool, problems: &mut Vec<String>) {
     let fine = url.scheme() == "https" || (insecure && url.scheme() == "http");
     if !fine || !url.has_host() {
-        problems.push(format!("{path}: must be an https URL (http only with insecure: true, for development)"));
+        problems.push(format!(
+            "{path}: must be an https URL (http only with insecure: true, for development)"
+        ));
     }
     if !url.username().is_empty() || url.password().is_some() {
         problems.push(format!("{path}: must not hold a user name or password"));
@@ -81,7 +113,9 @@ fn scheme(path: &str, url: &Url, insecure: bool, problems: &mut Vec<String>) {
 fn credential(path: &str, source: &CredentialSource, insecure: bool, problems: &mut Vec<String>) {
     match source.named() {
         1 if source.none && !insecure => {
-            problems.push(format!("{path}: none is for development, with insecure: true; name a file"));
+            problems.push(format!(
+                "{path}: none is for development, with insecure: true; name a file"
+            ));
         }
         1 => {}
         _ => problems.push(format!("{path}: name exactly one of apiKeyFile and bearerFile")),

@@ -47,7 +47,9 @@ pub enum CredentialError {
 impl CredentialSource {
     /// How many of its fields are set.
     pub(super) fn named(&self) -> usize {
-        usize::from(self.api_key_file.is_some()) + usize::from(self.bearer_file.is_some()) + usize::from(self.none)
+        usize::from(self.api_key_file.is_some())
+            + usize::from(self.bearer_file.is_some())
+            + usize::from(self.none)
     }
 
     /// Reads the credential. A line break at its end is left out: editors and `echo` put one there.
@@ -61,14 +63,20 @@ impl CredentialSource {
             (None, None) => return Ok(Credential::None),
         };
         let name = path.display().to_string();
-        let text = SecretString::from(
-            std::fs::read_to_string(path).map_err(|source| CredentialError::Read { path: name.clone(), source })?,
-        );
+        let text =
+            SecretString::from(
+                std::fs::read_to_string(path).map_err(|source| CredentialError::Read {
+                    path: name.clone(),
+                    source,
+                })?,
+            );
         let value = text.expose_secret().trim();
         if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(CredentialError::Unusable(name));
         }
-        Ok(Credential::Header(SecretString::from(format!("{scheme} {value}"))))
+        Ok(Credential::Header(SecretString::from(format!(
+            "{scheme} {value}"
+        ))))
     }
 }
 
@@ -91,7 +99,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         std::fs::write(&path, "fake-key-for-tests\n").unwrap();
-        let source = CredentialSource { api_key_file: Some(path.clone()), ..CredentialSource::default() };
+        let source = CredentialSource {
+            api_key_file: Some(path.clone()),
+            ..CredentialSource::default()
+        };
         let credential = source.read().unwrap();
         assert!(credential.admits(Some("APIKEY fake-key-for-tests")));
         assert!(!credential.admits(Some("Bearer fake-key-for-tests")));

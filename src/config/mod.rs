@@ -123,7 +123,11 @@ pub struct Registration {
 
 impl Default for Registration {
     fn default() -> Self {
-        Self { per_second: 5, concurrent: 4, one_webhook_per_client: contract::ONE_WEBHOOK_PER_CLIENT }
+        Self {
+            per_second: 5,
+            concurrent: 4,
+            one_webhook_per_client: contract::ONE_WEBHOOK_PER_CLIENT,
+        }
     }
 }
 
@@ -231,8 +235,10 @@ impl Installation {
     /// When it can't be read, has an unknown or missing key (with its line), or says what can't be.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: name.clone(),
+            source,
+        })?;
         Self::parse(&text, &name)
     }
 
@@ -241,13 +247,18 @@ impl Installation {
     /// # Errors
     /// As [`Installation::load`].
     pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
-        let installation: Self = serde_saphyr::from_str(text)
-            .map_err(|error| ConfigError::Parse { path: name.to_owned(), reason: error.to_string() })?;
+        let installation: Self = serde_saphyr::from_str(text).map_err(|error| ConfigError::Parse {
+            path: name.to_owned(),
+            reason: error.to_string(),
+        })?;
         let problems = check::problems(&installation);
         if problems.is_empty() {
             Ok(installation)
         } else {
-            Err(ConfigError::Invalid { path: name.to_owned(), problems })
+            Err(ConfigError::Invalid {
+                path: name.to_owned(),
+                problems,
+            })
         }
     }
 
@@ -264,9 +275,22 @@ impl Installation {
 }
 
 impl Environment {
+    /// The hold that is in force for this part, if there is one.
+    pub fn held(&self, what: Held, now: jiff::Timestamp) -> Option<&Hold> {
+        self.hold.as_ref().filter(|hold| {
+            hold.what.contains(&what)
+                && hold
+                    .until
+                    .parse::<jiff::Timestamp>()
+                    .is_ok_and(|until| now < until)
+        })
+    }
+
     /// Whether channels of this namespace may name the environment.
     pub fn allows(&self, namespace: &str) -> bool {
-        self.namespaces.iter().any(|allowed| allowed == namespace || allowed == "*")
+        self.namespaces
+            .iter()
+            .any(|allowed| allowed == namespace || allowed == "*")
     }
 }
 
@@ -305,7 +329,11 @@ fn versioned(path: &str, version: ApiVersion) -> String {
 
 /// Puts a path behind a base, whether or not the base ends in a slash or has a path of its own.
 fn join(base: &Url, path: &str) -> String {
-    format!("{}/{}", base.as_str().trim_end_matches('/'), path.trim_start_matches('/'))
+    format!(
+        "{}/{}",
+        base.as_str().trim_end_matches('/'),
+        path.trim_start_matches('/')
+    )
 }
 
 #[cfg(test)]
@@ -333,8 +361,18 @@ environments:
             environment.kernel.webhook_url(ApiVersion::V1),
             "https://api.es-pro.baikalplatform.com/whatsapp/v1/settings/webhook"
         );
-        assert_eq!(environment.kernel.token_url(), "https://auth.es-pro.baikalplatform.com/token");
-        assert_eq!(environment.registration, Registration { per_second: 5, concurrent: 4, one_webhook_per_client: true });
+        assert_eq!(
+            environment.kernel.token_url(),
+            "https://auth.es-pro.baikalplatform.com/token"
+        );
+        assert_eq!(
+            environment.registration,
+            Registration {
+                per_second: 5,
+                concurrent: 4,
+                one_webhook_per_client: true
+            }
+        );
         assert!(environment.allows("aura-es") && !environment.allows("aura-br"));
         assert_eq!(installation.scope("release"), Some(vec!["release".to_owned()]));
     }
@@ -349,15 +387,37 @@ environments:
     #[test]
     fn what_cannot_be_meant_is_refused_with_the_path_of_its_field() {
         let cases = [
-            ("https://svc-es-pro", "http://svc-es-pro", "environments.es-pro.publicUrl"),
-            ("https://api.es-pro", "http://api.es-pro", "environments.es-pro.kernel.apiUrl"),
-            ("auracognitive.com\n", "auracognitive.com/?x=1\n", "environments.es-pro.publicUrl"),
-            ("{apiKeyFile: /etc/aura/out}", "{none: true}", "environments.es-pro.aura.outboundAuth"),
-            ("{apiKeyFile: /etc/aura/out}", "{}", "environments.es-pro.aura.outboundAuth"),
+            (
+                "https://svc-es-pro",
+                "http://svc-es-pro",
+                "environments.es-pro.publicUrl",
+            ),
+            (
+                "https://api.es-pro",
+                "http://api.es-pro",
+                "environments.es-pro.kernel.apiUrl",
+            ),
+            (
+                "auracognitive.com\n",
+                "auracognitive.com/?x=1\n",
+                "environments.es-pro.publicUrl",
+            ),
+            (
+                "{apiKeyFile: /etc/aura/out}",
+                "{none: true}",
+                "environments.es-pro.aura.outboundAuth",
+            ),
+            (
+                "{apiKeyFile: /etc/aura/out}",
+                "{}",
+                "environments.es-pro.aura.outboundAuth",
+            ),
             ("[aura-es]", "[]", "environments.es-pro.namespaces"),
         ];
         for (from, to, field) in cases {
-            let error = Installation::parse(&GOOD.replace(from, to), "c").unwrap_err().to_string();
+            let error = Installation::parse(&GOOD.replace(from, to), "c")
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(field), "{from} -> {to}: {error}");
         }
     }

@@ -40,7 +40,10 @@ pub fn message_activity(message: &InboundMessage, context: &Context<'_>) -> Resu
             .timestamp
             .and_then(|seconds| Timestamp::from_second(seconds).ok())
             .map(|timestamp| timestamp.to_string()),
-        from: Some(Account { id: message.from.clone(), name: message.profile_name.clone() }),
+        from: Some(Account {
+            id: message.from.clone(),
+            name: message.profile_name.clone(),
+        }),
         text: message.text.clone(),
         ..envelope(context, &message.raw)?
     })
@@ -54,7 +57,10 @@ pub fn status_activity(status: &Status, context: &Context<'_>) -> Result<Activit
     Ok(Activity {
         kind: "event".to_owned(),
         name: Some(contract::STATUS_EVENT.to_owned()),
-        from: Some(Account { id: status.recipient.clone(), name: None }),
+        from: Some(Account {
+            id: status.recipient.clone(),
+            name: None,
+        }),
         ..envelope(context, &status.raw)?
     })
 }
@@ -63,12 +69,16 @@ fn envelope(context: &Context<'_>, raw: &str) -> Result<Activity, NotJson> {
     Ok(Activity {
         id: Some(context.id.clone()),
         channel_id: Some(contract::CHANNEL_KIND.to_owned()),
-        conversation: Some(Conversation { id: context.conversation.clone() }),
+        conversation: Some(Conversation {
+            id: context.conversation.clone(),
+        }),
         service_url: Some(context.service_url.trim_end_matches('/').to_owned()),
         channel_data: Some(ChannelData {
             channel_id: Some(context.channel.to_string()),
             correlator: Some(context.id.clone()),
-            payload: Some(Payload { whatsapp: RawValue::from_string(raw.to_owned())? }),
+            payload: Some(Payload {
+                whatsapp: RawValue::from_string(raw.to_owned())?,
+            }),
         }),
         ..Activity::default()
     })
@@ -81,15 +91,30 @@ pub fn reply_messages(reply: &Activity, to: &str) -> Vec<OutboundMessage> {
     }
     let mut blocks: Vec<String> = reply.text.iter().cloned().collect();
     blocks.extend(reply.attachments.iter().filter_map(card_text));
-    let text = blocks.iter().map(|block| block.trim()).filter(|block| !block.is_empty()).collect::<Vec<_>>();
-    text_parts(&text.join("\n\n")).into_iter().map(|part| OutboundMessage::text(to, part)).collect()
+    let text = blocks
+        .iter()
+        .map(|block| block.trim())
+        .filter(|block| !block.is_empty())
+        .collect::<Vec<_>>();
+    text_parts(&text.join("\n\n"))
+        .into_iter()
+        .map(|part| OutboundMessage::text(to, part))
+        .collect()
 }
 
 /// A card as text: heading, text, and its choices numbered.
 fn card_text(attachment: &Attachment) -> Option<String> {
-    let card = attachment.content.as_ref().filter(|_| attachment.content_type == contract::HERO_CARD)?;
+    let card = attachment
+        .content
+        .as_ref()
+        .filter(|_| attachment.content_type == contract::HERO_CARD)?;
     let mut lines: Vec<String> = [&card.title, &card.text].into_iter().flatten().cloned().collect();
-    lines.extend(card.buttons.iter().enumerate().map(|(n, button)| format!("{}. {}", n + 1, button.title)));
+    lines.extend(
+        card.buttons
+            .iter()
+            .enumerate()
+            .map(|(n, button)| format!("{}. {}", n + 1, button.title)),
+    );
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
@@ -110,7 +135,10 @@ mod tests {
     }
 
     fn message(json: &serde_json::Value) -> InboundMessage {
-        match parse(json!({"messages": [json]}).to_string().as_bytes()).ok().and_then(|mut events| events.pop()) {
+        match parse(json!({"messages": [json]}).to_string().as_bytes())
+            .ok()
+            .and_then(|mut events| events.pop())
+        {
             Some(Event::Message(message)) => message,
             _ => panic!("one message expected"),
         }
@@ -118,8 +146,10 @@ mod tests {
 
     #[test]
     fn a_text_becomes_a_message_activity() {
-        let message = message(&json!({"id": "wamid.X", "from": "34600000001", "timestamp": "1763805600",
-                                      "type": "text", "text": {"body": "hola"}}));
+        let message = message(
+            &json!({"id": "wamid.X", "from": "34600000001", "timestamp": "1763805600",
+                                      "type": "text", "text": {"body": "hola"}}),
+        );
         let activity = serde_json::to_value(message_activity(&message, &context()).unwrap()).unwrap();
         insta::assert_snapshot!(serde_json::to_string_pretty(&activity).unwrap());
     }
@@ -140,12 +170,18 @@ mod tests {
             let reply: Activity = serde_json::from_value(json).unwrap();
             serde_json::to_value(reply_messages(&reply, "34600000001")).unwrap()
         };
-        assert_eq!(reply(json!({"type": "message", "text": "hola"}))[0]["text"]["body"], "hola");
+        assert_eq!(
+            reply(json!({"type": "message", "text": "hola"}))[0]["text"]["body"],
+            "hola"
+        );
         assert_eq!(reply(json!({"type": "typing"})), json!([]));
         assert_eq!(reply(json!({"type": "message", "text": " "})), json!([]));
         let card = json!({"type": "message", "text": "¿Qué quieres?", "attachments": [
             {"contentType": "application/vnd.microsoft.card.hero",
              "content": {"title": "Elige", "buttons": [{"title": "Factura"}, {"title": "Avería"}]}}]});
-        assert_eq!(reply(card)[0]["text"]["body"], "¿Qué quieres?\n\nElige\n1. Factura\n2. Avería");
+        assert_eq!(
+            reply(card)[0]["text"]["body"],
+            "¿Qué quieres?\n\nElige\n1. Factura\n2. Avería"
+        );
     }
 }

@@ -75,7 +75,10 @@ impl Client {
     /// # Errors
     /// When TLS can't be set up.
     pub fn new() -> Result<Self, reqwest::Error> {
-        Ok(Self { http: http::client(Duration::from_secs(5))?, tokens: Tokens::default() })
+        Ok(Self {
+            http: http::client(Duration::from_secs(5))?,
+            tokens: Tokens::default(),
+        })
     }
 
     pub(super) fn http(&self) -> &reqwest::Client {
@@ -95,7 +98,9 @@ impl Client {
     /// # Errors
     /// What Kernel answers.
     pub async fn webhook(&self, request: &TokenRequest, url: &str) -> Result<ReadBack, KernelError> {
-        let answer = self.authorized(request, "webhook_get", |http| http.get(url)).await?;
+        let answer = self
+            .authorized(request, "webhook_get", |http| http.get(url))
+            .await?;
         if contract::NO_READ_BACK.contains(&answer.status) {
             return Ok(ReadBack::Unsupported);
         }
@@ -110,9 +115,20 @@ impl Client {
     ///
     /// # Errors
     /// What Kernel answers.
-    pub async fn set_webhook(&self, request: &TokenRequest, url: &str, to: &SecretString) -> Result<(), KernelError> {
-        let body = Setting { webhooks: SettingUrl { url: to.expose_secret() } };
-        let answer = self.authorized(request, "webhook_set", |http| http.patch(url).json(&body)).await?;
+    pub async fn set_webhook(
+        &self,
+        request: &TokenRequest,
+        url: &str,
+        to: &SecretString,
+    ) -> Result<(), KernelError> {
+        let body = Setting {
+            webhooks: SettingUrl {
+                url: to.expose_secret(),
+            },
+        };
+        let answer = self
+            .authorized(request, "webhook_set", |http| http.patch(url).json(&body))
+            .await?;
         if !contract::SET_STATUSES.contains(&answer.status) {
             return Err(answer.error());
         }
@@ -120,9 +136,9 @@ impl Client {
             return Ok(());
         }
         match held_url(&answer.body)? {
-            Some(named) if !same_target(named.expose_secret(), to.expose_secret()) => {
-                Err(KernelError::InvalidResponse("it names another webhook than the one that was set"))
-            }
+            Some(named) if !same_target(named.expose_secret(), to.expose_secret()) => Err(
+                KernelError::InvalidResponse("it names another webhook than the one that was set"),
+            ),
             _ => Ok(()),
         }
     }
@@ -137,7 +153,9 @@ impl Client {
         url: &str,
         message: &OutboundMessage,
     ) -> Result<String, KernelError> {
-        let answer = self.authorized(request, "send", |http| http.post(url).json(message)).await?;
+        let answer = self
+            .authorized(request, "send", |http| http.post(url).json(message))
+            .await?;
         if !matches!(answer.status, 200..=202) {
             return Err(answer.error());
         }
@@ -147,7 +165,9 @@ impl Client {
             .into_iter()
             .next()
             .map(|message| message.id)
-            .ok_or(KernelError::InvalidResponse("the id of the sent message is missing"))
+            .ok_or(KernelError::InvalidResponse(
+                "the id of the sent message is missing",
+            ))
     }
 
     /// Makes a call with the channel's token. After a 401 the token is fetched anew and the call made once more.
@@ -159,7 +179,9 @@ impl Client {
     ) -> Result<Answer, KernelError> {
         for _ in 0..2 {
             let token = self.tokens.get(self, request).await?;
-            let call = build(&self.http).bearer_auth(token.expose()).timeout(request.timeout);
+            let call = build(&self.http)
+                .bearer_auth(token.expose())
+                .timeout(request.timeout);
             let answer = self.call(call, operation).await?;
             if answer.status != 401 {
                 return Ok(answer);
@@ -170,14 +192,22 @@ impl Client {
     }
 
     /// Makes one call and reads its answer, within bounds.
-    pub(super) async fn call(&self, call: RequestBuilder, operation: &'static str) -> Result<Answer, KernelError> {
+    pub(super) async fn call(
+        &self,
+        call: RequestBuilder,
+        operation: &'static str,
+    ) -> Result<Answer, KernelError> {
         let correlator = Uuid::new_v4().to_string();
         let response = call.header(contract::CORRELATOR, &correlator).send().await;
         let result = match response {
             Ok(response) => {
                 let (status, headers) = (response.status().as_u16(), response.headers().clone());
                 match http::read_body(response, contract::MAX_ANSWER).await {
-                    Ok(body) => Ok(Answer { status, headers, body }),
+                    Ok(body) => Ok(Answer {
+                        status,
+                        headers,
+                        body,
+                    }),
                     Err(http::BodyError::TooLarge) => Err(KernelError::InvalidResponse("it is too large")),
                     Err(http::BodyError::Broken) => Err(KernelError::Interrupted),
                 }
@@ -191,7 +221,12 @@ impl Client {
             Ok(answer) => {
                 tracing::debug!(operation, correlator, status = answer.status, "called Kernel");
             }
-            Err(error) => tracing::info!(operation, correlator, error = error.class(), "call to Kernel failed"),
+            Err(error) => tracing::info!(
+                operation,
+                correlator,
+                error = error.class(),
+                "call to Kernel failed"
+            ),
         }
         result
     }
@@ -204,8 +239,13 @@ impl Answer {
         match self.status {
             403 => KernelError::PermissionDenied,
             408 => KernelError::TimedOut,
-            429 => KernelError::RateLimited { retry_after: retry_after() },
-            status @ 500..=599 => KernelError::Unavailable { status, retry_after: retry_after() },
+            429 => KernelError::RateLimited {
+                retry_after: retry_after(),
+            },
+            status @ 500..=599 => KernelError::Unavailable {
+                status,
+                retry_after: retry_after(),
+            },
             status @ 400..=499 => KernelError::Refused { status },
             _ => KernelError::InvalidResponse("its status is none that Kernel documents"),
         }
@@ -215,11 +255,20 @@ impl Answer {
 fn held_url(body: &[u8]) -> Result<Option<SecretString>, KernelError> {
     let held: HeldSetting = serde_json::from_slice(body)
         .map_err(|_| KernelError::InvalidResponse("the webhook setting is not in it"))?;
-    Ok(held.webhooks.and_then(|held| held.url).filter(|url| !url.expose_secret().is_empty()))
+    Ok(held
+        .webhooks
+        .and_then(|held| held.url)
+        .filter(|url| !url.expose_secret().is_empty()))
 }
 
 /// Whether two URLs lead to the same place: all but the query, where Kernel may mask the key.
 fn same_target(a: &str, b: &str) -> bool {
-    let place = |text: &str| text.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/').to_owned();
+    let place = |text: &str| {
+        text.split(['?', '#'])
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches('/')
+            .to_owned()
+    };
     place(a) == place(b)
 }

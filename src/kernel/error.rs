@@ -82,12 +82,18 @@ impl KernelError {
 
     /// Whether the credentials are at fault, not the request.
     pub fn is_credentials(&self) -> bool {
-        matches!(self, Self::CredentialsRejected | Self::ScopeNotGranted(_) | Self::Unauthorized)
+        matches!(
+            self,
+            Self::CredentialsRejected | Self::ScopeNotGranted(_) | Self::Unauthorized
+        )
     }
 
     /// Whether the request may have been carried out although it failed.
     pub fn outcome_unknown(&self) -> bool {
-        matches!(self, Self::Interrupted | Self::TimedOut | Self::InvalidResponse(_))
+        matches!(
+            self,
+            Self::Interrupted | Self::TimedOut | Self::InvalidResponse(_)
+        )
     }
 
     /// How long Kernel asks us to wait, already within bounds.

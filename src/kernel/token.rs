@@ -94,7 +94,9 @@ impl Tokens {
             let now = Instant::now();
             slots.retain(|_, slot| {
                 Arc::strong_count(slot) > 1
-                    || slot.try_lock().is_ok_and(|slot| slot.held.as_ref().is_some_and(|(_, until)| *until > now))
+                    || slot
+                        .try_lock()
+                        .is_ok_and(|slot| slot.held.as_ref().is_some_and(|(_, until)| *until > now))
             });
         }
         slots.entry(request.key()).or_default().clone()
@@ -104,7 +106,11 @@ impl Tokens {
     ///
     /// # Errors
     /// When Kernel's auth server gives none.
-    pub(super) async fn get(&self, client: &Client, request: &TokenRequest) -> Result<AccessToken, KernelError> {
+    pub(super) async fn get(
+        &self,
+        client: &Client,
+        request: &TokenRequest,
+    ) -> Result<AccessToken, KernelError> {
         let slot = self.slot(request);
         let mut slot = slot.lock().await;
         if let Some((token, until)) = &slot.held
@@ -121,7 +127,11 @@ impl Tokens {
     pub(super) async fn reject(&self, request: &TokenRequest, rejected: &AccessToken) {
         let slot = self.slot(request);
         let mut slot = slot.lock().await;
-        if slot.held.as_ref().is_some_and(|(held, _)| Arc::ptr_eq(&held.0, &rejected.0)) {
+        if slot
+            .held
+            .as_ref()
+            .is_some_and(|(held, _)| Arc::ptr_eq(&held.0, &rejected.0))
+        {
             slot.held = None;
         }
     }
@@ -158,7 +168,10 @@ async fn fetch(client: &Client, request: &TokenRequest) -> Result<(AccessToken, 
     let call = client
         .http()
         .post(&request.url)
-        .basic_auth(request.credentials.id.expose_secret(), Some(request.credentials.secret.expose_secret()))
+        .basic_auth(
+            request.credentials.id.expose_secret(),
+            Some(request.credentials.secret.expose_secret()),
+        )
         .form(&form)
         .timeout(request.timeout);
     let answer = client.call(call, "token").await?;
@@ -179,12 +192,19 @@ fn granted(body: &[u8], asked: &[String]) -> Result<(AccessToken, Duration), Ker
     // RFC 6749, section 5.1: an absent scope means the one asked for.
     if let Some(scope) = granted.scope.filter(|scope| !scope.is_empty()) {
         let have: HashSet<&str> = scope.split_whitespace().collect();
-        let missing: Vec<String> = asked.iter().filter(|word| !have.contains(word.as_str())).cloned().collect();
+        let missing: Vec<String> = asked
+            .iter()
+            .filter(|word| !have.contains(word.as_str()))
+            .cloned()
+            .collect();
         if !missing.is_empty() {
             return Err(KernelError::ScopeNotGranted(missing));
         }
     }
-    Ok((AccessToken(Arc::new(granted.access_token)), life(granted.expires_in)))
+    Ok((
+        AccessToken(Arc::new(granted.access_token)),
+        life(granted.expires_in),
+    ))
 }
 
 /// A token's life: what the answer says, within reason.
@@ -220,7 +240,10 @@ mod tests {
     #[test]
     fn a_granted_scope_that_lacks_one_asked_for_is_an_error_that_names_it() {
         let body = br#"{"access_token":"t","expires_in":3599,"scope":"a:x b:z"}"#;
-        assert_eq!(granted(body, &asked()).unwrap_err(), KernelError::ScopeNotGranted(vec!["a:y".into()]));
+        assert_eq!(
+            granted(body, &asked()).unwrap_err(),
+            KernelError::ScopeNotGranted(vec!["a:y".into()])
+        );
         assert!(granted(br#"{"access_token":"t"}"#, &asked()).is_ok());
     }
 
@@ -237,7 +260,10 @@ mod tests {
     #[test]
     fn a_refusal_is_told_apart_by_its_code() {
         let class = |status, body: &str| refused(status, body.as_bytes(), &asked()).class();
-        assert_eq!(class(400, r#"{"error":"invalid_client"}"#), "credentials_rejected");
+        assert_eq!(
+            class(400, r#"{"error":"invalid_client"}"#),
+            "credentials_rejected"
+        );
         assert_eq!(class(400, r#"{"error":"invalid_scope"}"#), "scope_not_granted");
         assert_eq!(class(401, "<html>"), "credentials_rejected");
         assert_eq!(class(400, "{}"), "refused");
@@ -245,7 +271,13 @@ mod tests {
 
     #[test]
     fn a_token_without_sense_is_refused() {
-        for body in ["", "{}", r#"{"access_token":""}"#, r#"{"access_token":"a b"}"#, r#"{"access_token":1}"#] {
+        for body in [
+            "",
+            "{}",
+            r#"{"access_token":""}"#,
+            r#"{"access_token":"a b"}"#,
+            r#"{"access_token":1}"#,
+        ] {
             assert!(granted(body.as_bytes(), &[]).is_err(), "{body}");
         }
     }

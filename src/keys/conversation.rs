@@ -40,7 +40,8 @@ impl Sealer {
     pub(super) fn new(material: &[u8]) -> Self {
         let mut key = Zeroizing::new([0; 64]);
         // 64 bytes are within what one HKDF-SHA-256 may give (8,160): this cannot fail.
-        let _ = Hkdf::<Sha256>::new(None, material).expand(b"aura-whatsapp-operator/conversation/v1", &mut key[..]);
+        let _ = Hkdf::<Sha256>::new(None, material)
+            .expand(b"aura-whatsapp-operator/conversation/v1", &mut key[..]);
         Self(key)
     }
 
@@ -80,7 +81,10 @@ mod tests {
     #[test]
     fn an_id_is_stable_opens_again_and_hides_the_number() {
         let sealer = Sealer::new(&[1; 32]);
-        let key = ConversationKey { channel: ChannelId::from_bytes([7; 16]), contact: "34600000001".into() };
+        let key = ConversationKey {
+            channel: ChannelId::from_bytes([7; 16]),
+            contact: "34600000001".into(),
+        };
         let id = sealer.seal(&key);
         assert_eq!(id, sealer.seal(&key));
         assert_eq!(sealer.open(&id), Some(key));
@@ -90,7 +94,10 @@ mod tests {
     #[test]
     fn an_id_that_was_not_given_out_does_not_open() {
         let sealer = Sealer::new(&[1; 32]);
-        let key = ConversationKey { channel: ChannelId::from_bytes([7; 16]), contact: "34600000001".into() };
+        let key = ConversationKey {
+            channel: ChannelId::from_bytes([7; 16]),
+            contact: "34600000001".into(),
+        };
         let other = Sealer::new(&[2; 32]).seal(&key);
         let long = "v1.".to_owned() + &"A".repeat(600);
         for wrong in ["", "v1.", "v1.AAAA", "v2.AAAA", other.as_str(), long.as_str()] {

@@ -158,7 +158,10 @@ impl Keys {
         let id = expand(current, b"aura-whatsapp-operator/key-id/v1");
         Self {
             webhook,
-            log: expand(material.conversations.expose_secret(), b"aura-whatsapp-operator/log/v1"),
+            log: expand(
+                material.conversations.expose_secret(),
+                b"aura-whatsapp-operator/log/v1",
+            ),
             sealer: Sealer::new(material.conversations.expose_secret()),
             id: id[..4].iter().map(|byte| format!("{byte:02x}")).collect(),
         }
@@ -171,8 +174,15 @@ impl Keys {
 
     /// The API key of a channel's webhook: `<tag>.<generation>.<MAC>`.
     pub fn api_key(&self, tag: Tag, generation: u64, channel: ChannelId) -> ApiKey {
-        let mac = self.webhook.first().map(|key| mac(key, tag, generation, channel)).unwrap_or_default();
-        ApiKey(SecretString::from(format!("{tag}.{generation}.{}", URL_SAFE_NO_PAD.encode(mac))))
+        let mac = self
+            .webhook
+            .first()
+            .map(|key| mac(key, tag, generation, channel))
+            .unwrap_or_default();
+        ApiKey(SecretString::from(format!(
+            "{tag}.{generation}.{}",
+            URL_SAFE_NO_PAD.encode(mac)
+        )))
     }
 
     /// Whether a presented key is one that this installation derived for that channel, and what it says of itself.
@@ -193,13 +203,24 @@ impl Keys {
         &self.sealer
     }
 
+    /// Sixteen bytes that stand for these parts: the same each time, of no use to anybody without the key. Each part
+    /// is bound with its length, so that no two lists of parts look alike.
+    pub fn fingerprint(&self, parts: &[&[u8]]) -> [u8; 16] {
+        let mut hmac = new_hmac(&self.log[..]);
+        for part in parts {
+            hmac.update(&(part.len() as u64).to_be_bytes());
+            hmac.update(part);
+        }
+        let mut fingerprint = [0; 16];
+        fingerprint.copy_from_slice(&hmac.finalize().into_bytes()[..16]);
+        fingerprint
+    }
+
     /// A keyed digest that stands for a phone number, message id or conversation in logs: the same each time, of
     /// no use to anybody without the key.
     pub fn digest(&self, text: &str) -> Digest {
-        let mut hmac = new_hmac(&self.log[..]);
-        hmac.update(text.as_bytes());
         let mut digest = [0; 6];
-        digest.copy_from_slice(&hmac.finalize().into_bytes()[..6]);
+        digest.copy_from_slice(&self.fingerprint(&[b"digest", text.as_bytes()])[..6]);
         Digest(digest)
     }
 }
@@ -237,7 +258,10 @@ fn expand(key: &[u8], purpose: &[u8]) -> Zeroizing<[u8; 32]> {
     derived
 }
 
-#[allow(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104, section 2): this cannot fail")]
+#[allow(
+    clippy::expect_used,
+    reason = "HMAC takes keys of any length (RFC 2104, section 2): this cannot fail"
+)]
 fn new_hmac(key: &[u8]) -> HmacSha256 {
     HmacSha256::new_from_slice(key).expect("HMAC takes a key of any length")
 }
@@ -256,11 +280,18 @@ fn parse(presented: &str) -> Option<(Tag, u64, [u8; 32])> {
     }
     let mut parts = presented.split('.');
     let (tag, generation, mac) = (parts.next()?, parts.next()?, parts.next()?);
-    if parts.next().is_some() || generation.starts_with('0') || !generation.bytes().all(|b| b.is_ascii_digit()) {
+    if parts.next().is_some()
+        || generation.starts_with('0')
+        || !generation.bytes().all(|b| b.is_ascii_digit())
+    {
         return None;
     }
     let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();
-    Some((Tag(decode(tag)?.try_into().ok()?), generation.parse().ok()?, decode(mac)?.try_into().ok()?))
+    Some((
+        Tag(decode(tag)?.try_into().ok()?),
+        generation.parse().ok()?,
+        decode(mac)?.try_into().ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -287,7 +318,10 @@ mod tests {
         let keys = Keys::derive(&material(1, None));
         let tag = Tag::new("es-pro", "aura-es");
         let key = keys.api_key(tag, 3, channel(7));
-        assert_eq!(keys.verify(channel(7), key.expose()), Some(Proof { tag, generation: 3 }));
+        assert_eq!(
+            keys.verify(channel(7), key.expose()),
+            Some(Proof { tag, generation: 3 })
+        );
         assert_eq!(keys.verify(channel(8), key.expose()), None);
         assert_ne!(Tag::new("es-pro", "aura-br"), tag);
     }
@@ -296,8 +330,16 @@ mod tests {
     fn a_key_of_the_installation_key_before_is_still_taken_and_a_foreign_one_never() {
         let tag = Tag::new("es-pro", "aura-es");
         let old = Keys::derive(&material(1, None)).api_key(tag, 1, channel(7));
-        assert!(Keys::derive(&material(2, Some(1))).verify(channel(7), old.expose()).is_some());
-        assert!(Keys::derive(&material(2, None)).verify(channel(7), old.expose()).is_none());
+        assert!(
+            Keys::derive(&material(2, Some(1)))
+                .verify(channel(7), old.expose())
+                .is_some()
+        );
+        assert!(
+            Keys::derive(&material(2, None))
+                .verify(channel(7), old.expose())
+                .is_none()
+        );
     }
 
     #[test]
@@ -311,7 +353,10 @@ mod tests {
     fn short_or_missing_material_is_refused() {
         let missing = KeyMaterial::new(|name| (name == CURRENT).then(|| vec![1; 32]));
         assert_eq!(missing.err(), Some(KeyError::Missing(CONVERSATIONS)));
-        assert_eq!(KeyMaterial::new(|_| Some(vec![1; 31])).err(), Some(KeyError::TooShort(CURRENT)));
+        assert_eq!(
+            KeyMaterial::new(|_| Some(vec![1; 31])).err(),
+            Some(KeyError::TooShort(CURRENT))
+        );
     }
 
     proptest! {

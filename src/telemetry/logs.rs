@@ -18,13 +18,22 @@ pub enum LogFormat {
 /// # Errors
 /// When the filter can't be parsed, or logging was started before.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| format!("--log-filter {filter:?}: {error}; write it like info or info,kube=debug"))?;
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        format!("--log-filter {filter:?}: {error}; write it like info or info,kube=debug")
+    })?;
     let registry = tracing_subscriber::registry().with(filter);
     let started = match format {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr).with_target(true)).try_init(),
+        LogFormat::Text => registry
+            .with(fmt::layer().with_writer(std::io::stderr).with_target(true))
+            .try_init(),
         LogFormat::Json => registry
-            .with(fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(std::io::stderr))
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(false)
+                    .with_writer(std::io::stderr),
+            )
             .try_init(),
     };
     started.map_err(|error| error.to_string())

@@ -83,7 +83,11 @@ pub struct ByOperation {
 
 fn registry() -> Inner {
     let mut inner = Inner::with_prefix("aura_whatsapp");
-    inner.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    inner.register(
+        "build",
+        "The program",
+        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+    );
     inner
 }
 
@@ -116,16 +120,36 @@ impl BridgeMetrics {
         let mut inner = registry();
         let m = metrics.clone();
         inner.register("webhook_requests", "Webhook calls by answer", m.webhook_requests);
-        inner.register("messages_accepted", "Messages from users, made durable", m.accepted);
+        inner.register(
+            "messages_accepted",
+            "Messages from users, made durable",
+            m.accepted,
+        );
         inner.register("replies_accepted", "Replies from Aura, made durable", m.replies);
-        inner.register("messages_deduplicated", "Messages and replies that came again", m.deduplicated);
+        inner.register(
+            "messages_deduplicated",
+            "Messages and replies that came again",
+            m.deduplicated,
+        );
         inner.register("delivery_attempts", "Attempts to deliver, by outcome", m.attempts);
         inner.register("deliveries", "Messages delivered or given up", m.settled);
-        inner.register("ack_duration_seconds", "From a webhook call's arrival to its answer", m.ack_seconds);
+        inner.register(
+            "ack_duration_seconds",
+            "From a webhook call's arrival to its answer",
+            m.ack_seconds,
+        );
         inner.register("routes", "Channels that are routed", m.routes);
-        inner.register("pending_messages", "Accepted and not yet delivered or given up", m.pending);
+        inner.register(
+            "pending_messages",
+            "Accepted and not yet delivered or given up",
+            m.pending,
+        );
         inner.register("journal_bytes", "Size of the journal on disk", m.journal_bytes);
-        inner.register("watch_connected", "1: the resources are watched; 0: last known routes", m.watch_connected);
+        inner.register(
+            "watch_connected",
+            "1: the resources are watched; 0: last known routes",
+            m.watch_connected,
+        );
         (metrics, Registry(Arc::new(inner)))
     }
 
@@ -149,18 +173,34 @@ impl BridgeMetrics {
 
     fn add(family: &Family<ByChannel, Counter>, channel: &str, by: u64) {
         if by > 0 {
-            family.get_or_create(&ByChannel { channel: channel.to_owned() }).inc_by(by);
+            family
+                .get_or_create(&ByChannel {
+                    channel: channel.to_owned(),
+                })
+                .inc_by(by);
         }
     }
 
     /// An attempt of a routed channel ended.
     pub fn attempted(&self, channel: String, direction: &'static str, outcome: &'static str) {
-        self.attempts.get_or_create(&ByOutcome { channel, direction, outcome }).inc();
+        self.attempts
+            .get_or_create(&ByOutcome {
+                channel,
+                direction,
+                outcome,
+            })
+            .inc();
     }
 
     /// A message was delivered or given up.
     pub fn settled(&self, channel: String, direction: &'static str, outcome: &'static str) {
-        self.settled.get_or_create(&ByOutcome { channel, direction, outcome }).inc();
+        self.settled
+            .get_or_create(&ByOutcome {
+                channel,
+                direction,
+                outcome,
+            })
+            .inc();
     }
 }
 
@@ -175,10 +215,22 @@ impl ControllerMetrics {
         };
         let mut inner = registry();
         let m = metrics.clone();
-        inner.register("reconciles", "Reconciliations by the reason they ended with", m.reconciles);
-        inner.register("kernel_calls", "Calls to Kernel by operation and result", m.kernel_calls);
+        inner.register(
+            "reconciles",
+            "Reconciliations by the reason they ended with",
+            m.reconciles,
+        );
+        inner.register(
+            "kernel_calls",
+            "Calls to Kernel by operation and result",
+            m.kernel_calls,
+        );
         inner.register("status_writes", "Writes of a channel's status", m.status_writes);
-        inner.register("reconcile_duration_seconds", "Time of one reconciliation", m.reconcile_seconds);
+        inner.register(
+            "reconcile_duration_seconds",
+            "Time of one reconciliation",
+            m.reconcile_seconds,
+        );
         (metrics, Registry(Arc::new(inner)))
     }
 
@@ -190,6 +242,8 @@ impl ControllerMetrics {
 
     /// A call to Kernel ended.
     pub fn called(&self, operation: &'static str, result: &'static str) {
-        self.kernel_calls.get_or_create(&ByOperation { operation, result }).inc();
+        self.kernel_calls
+            .get_or_create(&ByOperation { operation, result })
+            .inc();
     }
 }

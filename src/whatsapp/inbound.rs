@@ -138,7 +138,10 @@ pub fn parse(body: &[u8]) -> Result<Vec<Event>, Malformed> {
     }
     let call: Call<'_> = serde_json::from_slice(body).map_err(|_| Malformed::Shape)?;
     let contacts = call.contacts.unwrap_or_default();
-    let (messages, statuses) = (call.messages.unwrap_or_default(), call.statuses.unwrap_or_default());
+    let (messages, statuses) = (
+        call.messages.unwrap_or_default(),
+        call.statuses.unwrap_or_default(),
+    );
     if messages.len() + statuses.len() > MAX_EVENTS {
         return Err(Malformed::TooMany);
     }
@@ -223,7 +226,10 @@ mod tests {
     #[test]
     fn a_text_is_read_with_its_sender() {
         let message = only_message(TEXT);
-        assert_eq!((message.id.as_str(), message.from.as_str()), ("wamid.X", "34600000001"));
+        assert_eq!(
+            (message.id.as_str(), message.from.as_str()),
+            ("wamid.X", "34600000001")
+        );
         assert_eq!(message.text.as_deref(), Some("hola"));
         assert_eq!(message.profile_name.as_deref(), Some("Ana"));
         assert_eq!(message.timestamp, Some(1_763_805_600));
@@ -240,10 +246,19 @@ mod tests {
 
     #[test]
     fn statuses_and_empty_calls_are_read() {
-        let events = parse(br#"{"statuses":[{"id":"wamid.Y","recipient_id":"34600000001","status":"read"}]}"#);
+        let events =
+            parse(br#"{"statuses":[{"id":"wamid.Y","recipient_id":"34600000001","status":"read"}]}"#);
         assert!(matches!(events.ok().as_deref(), Some([Event::Status(status)]) if status.status == "read"));
-        for empty in ["{}", r#"{"messages":[]}"#, r#"{"messages":null,"errors":[{"code":1}]}"#] {
-            assert_eq!(parse(empty.as_bytes()).ok().map(|events| events.len()), Some(0), "{empty}");
+        for empty in [
+            "{}",
+            r#"{"messages":[]}"#,
+            r#"{"messages":null,"errors":[{"code":1}]}"#,
+        ] {
+            assert_eq!(
+                parse(empty.as_bytes()).ok().map(|events| events.len()),
+                Some(0),
+                "{empty}"
+            );
         }
     }
 
@@ -263,7 +278,10 @@ mod tests {
         }
         assert_eq!(parse(b"{\"messages\":[\"\xff\"]}").err(), Some(Malformed::Shape));
         let deep = format!("{{\"x\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
-        assert!(parse(deep.as_bytes()).is_ok_and(|events| events.is_empty()), "skipped without recursion");
+        assert!(
+            parse(deep.as_bytes()).is_ok_and(|events| events.is_empty()),
+            "skipped without recursion"
+        );
         let many = format!("{{\"statuses\":[{}]}}", vec!["{}"; MAX_EVENTS + 1].join(","));
         assert_eq!(parse(many.as_bytes()).err(), Some(Malformed::TooMany));
     }

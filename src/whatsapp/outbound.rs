@@ -34,7 +34,10 @@ impl OutboundMessage {
         Self {
             recipient_type: "individual",
             to: to.into(),
-            content: Content::Text { text: Text { body }, preview_url },
+            content: Content::Text {
+                text: Text { body },
+                preview_url,
+            },
         }
     }
 }

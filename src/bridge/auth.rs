@@ -1,0 +1,225 @@
+//! Who may call the webhook: judged from the call's query and header, the keys and the routes. Pure.
+//!
+//! A wrong key and an unknown channel are one answer. An authentic key for a channel that is not routed is another:
+//! the caller is Kernel, and is asked to come back (a deleted-by-mistake resource, a watch that lags and a cold
+//! start then lose nothing).
+
+use std::{borrow::Cow, sync::Arc};
+
+use jiff::Timestamp;
+use url::form_urlencoded;
+
+use super::routes::{Route, RouteTable};
+use crate::{
+    api::ChannelId,
+    kernel::contract::{API_KEY_NAMES, CHANNEL_ID_NAMES},
+    keys::Keys,
+};
+
+/// What a call is worth.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Not from Kernel, or not for a channel of this installation: 401.
+    Refused,
+    /// From Kernel, for a channel that can't be routed now: 503.
+    NotRoutable,
+    /// From Kernel, for this channel.
+    Routed(Arc<Route>),
+}
+
+/// Judges a call by its query and its `Authorization` header.
+pub fn judge(
+    query: Option<&str>,
+    authorization: Option<&str>,
+    keys: &Keys,
+    routes: &RouteTable,
+    now: Timestamp,
+) -> Verdict {
+    let query = query.unwrap_or_default();
+    let key = match (
+        one_of(query, API_KEY_NAMES),
+        authorization.and_then(|value| value.strip_prefix("APIKEY ")),
+    ) {
+        (Found::One(key), None) => key,
+        (Found::None, Some(key)) => Cow::Borrowed(key.trim()),
+        // Both, neither or two: whichever was meant can't be known.
+        _ => Cow::Borrowed(""),
+    };
+    let channel = match one_of(query, CHANNEL_ID_NAMES) {
+        Found::One(text) => text.parse::<ChannelId>().ok(),
+        _ => None,
+    };
+    // An unknown channel takes the same way, and so the same time, as a wrong key.
+    let proof = keys.verify(channel.unwrap_or(ChannelId::from_bytes([0; 16])), &key);
+    let route = channel.and_then(|channel| routes.get(channel));
+    let issued = route.and_then(|route| route.issued.as_ref());
+    let no_key = crate::keys::ApiKey::issued("");
+    let is_issued = issued.and_then(Option::as_ref).unwrap_or(&no_key).matches(&key) && !key.is_empty();
+
+    match (route, proof) {
+        (Some(route), _) if is_issued => Verdict::Routed(route.clone()),
+        (Some(route), Some(proof)) if proof.tag == route.tag => {
+            // A channel that changes to a key issued elsewhere is called with its derived one until Kernel is told.
+            if issued.is_some() || route.generations.take(proof.generation, now) {
+                Verdict::Routed(route.clone())
+            } else {
+                Verdict::Refused
+            }
+        }
+        // The key was made for another namespace or environment, from where the channel has gone for now.
+        (_, Some(_)) => Verdict::NotRoutable,
+        // The channel's issued key is not known yet: nobody can be refused or believed.
+        (Some(route), None) if matches!(route.issued, Some(None)) => Verdict::NotRoutable,
+        _ => Verdict::Refused,
+    }
+}
+
+enum Found<'a> {
+    None,
+    One(Cow<'a, str>),
+    Several,
+}
+
+fn one_of<'a>(query: &'a str, names: &[&str]) -> Found<'a> {
+    let mut found = Found::None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if names.contains(&name.as_ref()) {
+            found = match found {
+                Found::None => Found::One(value),
+                _ => Found::Several,
+            };
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::routes::tests::{installation, view},
+        *,
+    };
+    use crate::keys::{ApiKey, KeyMaterial, Tag};
+
+    fn keys() -> Keys {
+        Keys::derive(&KeyMaterial::new(|name| (name != "previous").then(|| vec![3; 32])).unwrap())
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-22T10:00:00Z".parse().unwrap()
+    }
+
+    fn table(issued: Option<&str>) -> RouteTable {
+        let mut one = view("aura-es", "a", 1, 1);
+        if issued.is_some() {
+            one.spec.webhook = Some(crate::api::Webhook {
+                api_key_secret_ref: Some(crate::api::KeyRef {
+                    name: "k".into(),
+                    key: "k".into(),
+                }),
+                ..Default::default()
+            });
+        }
+        RouteTable::build(&[one], &installation(), |_| {
+            issued.filter(|key| !key.is_empty()).map(ApiKey::issued)
+        })
+    }
+
+    fn key(id: u8, namespace: &str, generation: u64) -> String {
+        let channel = ChannelId::from_bytes([id; 16]);
+        keys()
+            .api_key(Tag::new("es-dev", namespace), generation, channel)
+            .expose()
+            .to_owned()
+    }
+
+    fn verdict(query: &str, authorization: Option<&str>, table: &RouteTable) -> &'static str {
+        match judge(Some(query), authorization, &keys(), table, now()) {
+            Verdict::Refused => "refused",
+            Verdict::NotRoutable => "not routable",
+            Verdict::Routed(_) => "routed",
+        }
+    }
+
+    fn channel(id: u8) -> String {
+        ChannelId::from_bytes([id; 16]).to_string()
+    }
+
+    #[test]
+    fn the_derived_key_of_a_routed_channel_is_taken_wherever_kernel_puts_it() {
+        let (key, id) = (key(1, "aura-es", 1), channel(1));
+        for query in [
+            format!("apikey={key}&channelId={id}"),
+            format!("channelid={id}&x=1&apiKey={key}"),
+        ] {
+            assert_eq!(verdict(&query, None, &table(None)), "routed", "{query}");
+        }
+        assert_eq!(
+            verdict(
+                &format!("channelId={id}"),
+                Some(&format!("APIKEY {key}")),
+                &table(None)
+            ),
+            "routed"
+        );
+    }
+
+    #[test]
+    fn an_authentic_key_without_a_route_is_asked_to_come_back() {
+        let query = |id: u8, ns: &str| format!("apikey={}&channelId={}", key(id, ns, 1), channel(id));
+        assert_eq!(verdict(&query(2, "aura-es"), None, &table(None)), "not routable");
+        assert_eq!(
+            verdict(&query(1, "aura-es"), None, &RouteTable::default()),
+            "not routable"
+        );
+        assert_eq!(verdict(&query(1, "aura-es2"), None, &table(None)), "not routable");
+    }
+
+    #[test]
+    fn a_wrong_key_and_an_unknown_channel_are_refused_alike() {
+        let (good, id) = (key(1, "aura-es", 1), channel(1));
+        for query in [
+            String::new(),
+            format!("apikey=&channelId={id}"),
+            format!("apikey=wrong&channelId={id}"),
+            format!("apikey={good}x&channelId={id}"),
+            format!("apikey={good}&channelId={}", channel(9)),
+            format!("apikey={good}&apikey={good}&channelId={id}"),
+            format!("apikey={good}&channelId={id}&channelId={id}"),
+            format!("APIKEY={good}&channelId={id}"),
+            format!("apikey={}&channelId={id}", key(1, "aura-es", 7)),
+        ] {
+            assert_eq!(verdict(&query, None, &table(None)), "refused", "{query}");
+        }
+    }
+
+    #[test]
+    fn a_key_issued_elsewhere_is_taken_and_the_derived_one_until_kernel_is_told() {
+        let id = channel(1);
+        let table_with = table(Some("fake-issued-key"));
+        assert_eq!(
+            verdict(
+                &format!("apikey=fake-issued-key&channelId={id}"),
+                None,
+                &table_with
+            ),
+            "routed"
+        );
+        assert_eq!(
+            verdict(
+                &format!("apikey={}&channelId={id}", key(1, "aura-es", 1)),
+                None,
+                &table_with
+            ),
+            "routed"
+        );
+        assert_eq!(
+            verdict(&format!("apikey=other&channelId={id}"), None, &table_with),
+            "refused"
+        );
+        assert_eq!(
+            verdict(&format!("apikey=&channelId={id}"), None, &table(Some(""))),
+            "not routable"
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! What stands in the journal for one message, and what it is recognised by when it comes again. Pure.
+//!
+//! A user's message is kept as a webhook call of its own (so that a journal can be read with any JSON tool and what
+//! WhatsApp sent stays as it came); a reply as the activity that Aura posted.
+
+use bytes::Bytes;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    api::ChannelId,
+    journal::{DedupKey, Direction, NewEntry},
+    keys::Keys,
+    whatsapp::{Event, InboundMessage, Status},
+};
+
+/// The journal's entry for a user's message.
+pub fn message(channel: ChannelId, message: &InboundMessage, keys: &Keys, now_ms: u64) -> NewEntry {
+    let contacts = message
+        .profile_name
+        .as_ref()
+        .map(|name| json!([{"wa_id": message.from, "profile": {"name": name}}]));
+    NewEntry {
+        direction: Direction::ToAura,
+        channel: *channel.as_bytes(),
+        contact: message.from.clone(),
+        dedup: DedupKey(keys.fingerprint(&[b"message", channel.as_bytes(), message.id.as_bytes()])),
+        accepted_at_ms: now_ms,
+        body: call("messages", &message.raw, contacts.as_ref()),
+    }
+}
+
+/// The journal's entry for a status.
+pub fn status(channel: ChannelId, status: &Status, keys: &Keys, now_ms: u64) -> NewEntry {
+    let parts: [&[u8]; 4] = [
+        b"status",
+        channel.as_bytes(),
+        status.id.as_bytes(),
+        status.status.as_bytes(),
+    ];
+    NewEntry {
+        direction: Direction::ToAura,
+        channel: *channel.as_bytes(),
+        contact: status.recipient.clone(),
+        dedup: DedupKey(keys.fingerprint(&parts)),
+        accepted_at_ms: now_ms,
+        body: call("statuses", &status.raw, None),
+    }
+}
+
+/// The journal's entry for a reply. A reply without an id of its own can't be recognised when it comes again.
+pub fn reply(
+    channel: ChannelId,
+    contact: &str,
+    id: Option<&str>,
+    body: Bytes,
+    keys: &Keys,
+    now_ms: u64,
+) -> NewEntry {
+    let dedup = match id {
+        Some(id) => keys.fingerprint(&[b"reply", channel.as_bytes(), contact.as_bytes(), id.as_bytes()]),
+        None => *Uuid::new_v4().as_bytes(),
+    };
+    NewEntry {
+        direction: Direction::ToKernel,
+        channel: *channel.as_bytes(),
+        contact: contact.to_owned(),
+        dedup: DedupKey(dedup),
+        accepted_at_ms: now_ms,
+        body,
+    }
+}
+
+/// The id of the activity for an event: the same for each attempt, and of no use to who would like the number that
+/// WhatsApp's own id holds.
+pub fn activity_id(channel: ChannelId, event: &Event, keys: &Keys) -> String {
+    let bytes = match event {
+        Event::Message(message) => {
+            keys.fingerprint(&[b"activity", channel.as_bytes(), b"message", message.id.as_bytes()])
+        }
+        Event::Status(status) => keys.fingerprint(&[
+            b"activity",
+            channel.as_bytes(),
+            b"status",
+            status.id.as_bytes(),
+            status.status.as_bytes(),
+        ]),
+    };
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+}
+
+/// Whether a status is handed to Aura: failures are, the rest is counted.
+pub fn is_of_interest(status: &Status) -> bool {
+    matches!(status.status.as_str(), "failed" | "warning")
+}
+
+fn call(list: &str, raw: &str, contacts: Option<&serde_json::Value>) -> Bytes {
+    // The parts are JSON already: `raw` was cut out of a parsed call.
+    let contacts = contacts
+        .map(|contacts| format!("\"contacts\":{contacts},"))
+        .unwrap_or_default();
+    Bytes::from(format!("{{{contacts}\"{list}\":[{raw}]}}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{keys::KeyMaterial, whatsapp::parse};
+
+    fn keys() -> Keys {
+        Keys::derive(&KeyMaterial::new(|_| Some(vec![3; 32])).unwrap())
+    }
+
+    #[test]
+    fn a_message_comes_back_from_the_journal_as_it_was() {
+        let body = r#"{"contacts":[{"wa_id":"34600000001","profile":{"name":"Ana \"x\""}}],"messages":[
+            {"id":"wamid.X","from":"34600000001","type":"order","order":{"n":1e400}}]}"#;
+        let events = parse(body.as_bytes()).ok().unwrap();
+        let Event::Message(before) = &events[0] else {
+            panic!("a message")
+        };
+        let channel = ChannelId::from_bytes([7; 16]);
+        let entry = message(channel, before, &keys(), 1);
+        let again = parse(&entry.body).ok().unwrap();
+        assert!(again == events);
+        assert_eq!(
+            activity_id(channel, &again[0], &keys()),
+            activity_id(channel, &events[0], &keys())
+        );
+        assert_ne!(
+            activity_id(ChannelId::from_bytes([8; 16]), &events[0], &keys()),
+            activity_id(channel, &events[0], &keys())
+        );
+    }
+
+    #[test]
+    fn replies_are_told_apart_by_their_own_id_only() {
+        let channel = ChannelId::from_bytes([7; 16]);
+        let dedup = |id| reply(channel, "1", id, Bytes::new(), &keys(), 1).dedup;
+        assert!(dedup(Some("a")) == dedup(Some("a")) && dedup(Some("a")) != dedup(Some("b")));
+        assert!(dedup(None) != dedup(None));
+    }
+}

@@ -1,0 +1,200 @@
+//! The internal listener: Aura's replies, in Bot Framework's form. Answers 200 only after the reply is on disk.
+//!
+//! A reply must come with its environment's credential, for a conversation that we gave out, and name the channel
+//! of that conversation (Law 5).
+
+use std::time::Duration;
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, State as Extract},
+    http::{HeaderValue, Request, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use serde_json::json;
+
+use super::{
+    entry,
+    public::{self, Refusal},
+    state::{Shared, now_ms},
+};
+use crate::{
+    api::ChannelId,
+    aura::{Activity, contract},
+    convert,
+    journal::Appended,
+};
+
+/// Why a reply is not taken.
+enum Rejection {
+    Plain(Refusal),
+    /// 400: it can't be delivered as it is.
+    Bad(&'static str),
+    /// 403: not this caller's conversation.
+    Forbidden(&'static str),
+    /// 404: no conversation of ours.
+    UnknownConversation,
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        Self::Plain(refusal)
+    }
+}
+
+impl IntoResponse for Rejection {
+    /// The form of Bot Framework's errors.
+    fn into_response(self) -> Response {
+        let (status, code, message) = match self {
+            Self::Plain(Refusal::Malformed) => (
+                StatusCode::BAD_REQUEST,
+                "BadSyntax",
+                "the body is not an activity in JSON",
+            ),
+            Self::Plain(refusal) => return refusal.into_response(),
+            Self::Bad(message) => (StatusCode::BAD_REQUEST, "BadArgument", message),
+            Self::Forbidden(message) => (StatusCode::FORBIDDEN, "Forbidden", message),
+            Self::UnknownConversation => (
+                StatusCode::NOT_FOUND,
+                "ConversationNotFound",
+                "no conversation of this bridge has that id",
+            ),
+        };
+        (
+            status,
+            Json(json!({ "error": { "code": code, "message": message } })),
+        )
+            .into_response()
+    }
+}
+
+/// The routes of the internal listener.
+pub(super) fn router(state: Shared) -> Router {
+    Router::new()
+        .route(contract::REPLY_ROUTE, post(reply))
+        .route(&format!("{}/{{activityId}}", contract::REPLY_ROUTE), post(reply))
+        .with_state(state)
+}
+
+async fn reply(
+    Extract(state): Extract<Shared>,
+    Path(path): Path<Vec<(String, String)>>,
+    request: Request<Body>,
+) -> Response {
+    match take(&state, &path, request).await {
+        Ok(id) => Json(json!({ "id": id })).into_response(),
+        Err(rejection) => {
+            let mut response = rejection.into_response();
+            if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            response
+        }
+    }
+}
+
+async fn take(
+    state: &Shared,
+    path: &[(String, String)],
+    request: Request<Body>,
+) -> Result<String, Rejection> {
+    let (parts, body) = request.into_parts();
+    let presented = parts
+        .headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    // Every environment's credential is compared, so that the time tells nothing.
+    let admitted: Vec<&str> = state
+        .aura
+        .iter()
+        .filter_map(|(name, credentials)| credentials.inbound.admits(presented).then_some(name.as_str()))
+        .collect();
+    if admitted.is_empty() {
+        return Err(Refusal::Unauthorized.into());
+    }
+    let conversation = path
+        .first()
+        .and_then(|(_, id)| state.keys.sealer().open(id))
+        .ok_or(Rejection::UnknownConversation)?;
+    let routes = state.routes.load();
+    let route = routes.get(conversation.channel).ok_or(Refusal::NotNow)?.clone();
+    if !admitted.contains(&route.environment_name.as_str()) {
+        return Err(Rejection::Forbidden(
+            "the conversation belongs to another environment",
+        ));
+    }
+    if !public::is_json(&parts.headers) {
+        return Err(Refusal::NotJson.into());
+    }
+    let patience = state
+        .installation
+        .bridge
+        .body_timeout
+        .parse()
+        .unwrap_or(Duration::from_secs(20));
+    let body = public::read(&parts.headers, body, contract::MAX_REPLY, patience).await?;
+    let activity: Activity = serde_json::from_slice(&body).map_err(|_| Refusal::Malformed)?;
+    let named = activity
+        .channel_data
+        .as_ref()
+        .and_then(|data| data.channel_id.as_deref());
+    match named.map(str::parse::<ChannelId>) {
+        None => {
+            return Err(Rejection::Bad(
+                "channelData.channelId is missing: a reply names its Aura channel",
+            ));
+        }
+        Some(Ok(channel)) if channel == conversation.channel => {}
+        Some(_) => {
+            tracing::warn!(channel = %conversation.channel, "refused a reply that names another channel");
+            return Err(Rejection::Forbidden(
+                "channelData.channelId is not the conversation's channel",
+            ));
+        }
+    }
+
+    let idempotency = parts
+        .headers
+        .get(contract::IDEMPOTENCY_KEY)
+        .and_then(|value| value.to_str().ok());
+    let own_id = activity
+        .id
+        .as_deref()
+        .or(idempotency)
+        .filter(|id| !id.is_empty() && id.len() <= 512);
+    if convert::reply_messages(&activity, &conversation.contact).is_empty() {
+        if activity.kind == "message" {
+            return Err(Rejection::Bad(
+                "the message shows the user nothing: it needs a text or a card with one",
+            ));
+        }
+        // Typing and the like: taken, and nothing is sent.
+        return Ok(own_id.unwrap_or_default().to_owned());
+    }
+    let entry = entry::reply(
+        conversation.channel,
+        &conversation.contact,
+        own_id,
+        body,
+        &state.keys,
+        now_ms(),
+    );
+    let appended = state
+        .journal
+        .append(vec![entry])
+        .await
+        .map_err(|error| public::not_kept(&error))?;
+    let (seq, new) = match appended.first() {
+        Some(Appended::New(seq)) => (seq.0, 1),
+        Some(Appended::Duplicate(seq)) => (seq.0, 0),
+        None => return Err(Refusal::NotNow.into()),
+    };
+    state.metrics.replied(&route.channel.to_string(), new, 1 - new);
+    let contact = state.keys.digest(&conversation.contact);
+    tracing::info!(channel = %route.channel, %contact, seq, new, "reply accepted");
+    Ok(own_id.map_or_else(|| format!("reply-{seq}"), ToOwned::to_owned))
+}

@@ -1,0 +1,23 @@
+//! The bridge: takes Kernel's webhook calls, hands messages to Aura, takes Aura's replies, sends them through
+//! Kernel with each channel's own token.
+//!
+//! `routes` says which channel goes where and `auth` who may call: both pure. `public`, `internal` and `admin` are
+//! the three listeners, `server` is the loop beneath them, `deliver` makes the attempts, `watch` keeps the routes
+//! up to date, `secrets` keeps credentials in memory, `snapshot` keeps the routes across a restart.
+
+mod auth;
+mod deliver;
+mod entry;
+mod internal;
+mod public;
+mod routes;
+mod run;
+mod secrets;
+mod snapshot;
+mod state;
+mod watch;
+
+pub use self::{
+    routes::{ChannelView, Route, RouteTable},
+    run::{BridgeError, Options, run},
+};

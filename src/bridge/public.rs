@@ -1,0 +1,202 @@
+//! The public listener: Kernel's webhook calls. Answers 200 only after the call's messages are on disk (Law 1).
+
+use std::time::{Duration, Instant};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State as Extract,
+    http::{HeaderMap, HeaderValue, Request, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use jiff::Timestamp;
+
+use super::{
+    auth::{Verdict, judge},
+    entry,
+    state::{Shared, now_ms},
+};
+use crate::{
+    journal::{AppendError, Appended},
+    kernel::contract::WEBHOOK_CALL_PATH,
+    whatsapp::{self, Event},
+};
+
+/// How soon a caller is asked to come back, in seconds.
+const COME_BACK: &str = "5";
+
+/// An answer that is not 200.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// 401: not from Kernel, or not for us.
+    Unauthorized,
+    /// 503: authentic, but not now.
+    NotNow,
+    /// 415: not JSON.
+    NotJson,
+    /// 400: JSON, but no webhook call.
+    Malformed,
+    /// 413: over the limit.
+    TooLarge,
+    /// 408: the body did not come in time.
+    TooSlow,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, text) = match self {
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized\n"),
+            Self::NotNow => (StatusCode::SERVICE_UNAVAILABLE, "not now, come back\n"),
+            Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "send JSON\n"),
+            Self::Malformed => (StatusCode::BAD_REQUEST, "not a WhatsApp webhook call\n"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too large\n"),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too slow\n"),
+        };
+        let mut response = (status, text).into_response();
+        if self == Self::NotNow {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static(COME_BACK));
+        }
+        // What is left of the body is not read: the connection can't be used again.
+        if matches!(
+            self,
+            Self::TooLarge | Self::TooSlow | Self::Unauthorized | Self::NotJson | Self::NotNow
+        ) {
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// The routes of the public listener.
+pub(super) fn router(state: Shared) -> Router {
+    Router::new()
+        .route(WEBHOOK_CALL_PATH, post(webhook))
+        .with_state(state)
+}
+
+async fn webhook(Extract(state): Extract<Shared>, request: Request<Body>) -> Response {
+    let arrived = Instant::now();
+    let answer = take(&state, request).await;
+    let response = match answer {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(refusal) => refusal.into_response(),
+    };
+    state
+        .metrics
+        .webhook_answered(response.status().as_u16(), arrived.elapsed().as_secs_f64());
+    response
+}
+
+async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
+    let (parts, body) = request.into_parts();
+    let authorization = parts
+        .headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let routes = state.routes.load();
+    let route = match judge(
+        parts.uri.query(),
+        authorization,
+        &state.keys,
+        &routes,
+        Timestamp::now(),
+    ) {
+        Verdict::Routed(route) => route,
+        Verdict::NotRoutable => return Err(Refusal::NotNow),
+        Verdict::Refused => return Err(Refusal::Unauthorized),
+    };
+    if !is_json(&parts.headers) {
+        return Err(Refusal::NotJson);
+    }
+    let limits = &state.installation.bridge;
+    let patience = limits.body_timeout.parse().unwrap_or(Duration::from_secs(20));
+    let body = read(&parts.headers, body, limits.max_body_bytes, patience).await?;
+    let events = whatsapp::parse(&body).map_err(|error| {
+        tracing::warn!(channel = %route.channel, %error, bytes = body.len(), "a webhook call that can't be read");
+        Refusal::Malformed
+    })?;
+
+    let now = now_ms();
+    let entries: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Message(message) => Some(entry::message(route.channel, message, &state.keys, now)),
+            Event::Status(status) => {
+                entry::is_of_interest(status).then(|| entry::status(route.channel, status, &state.keys, now))
+            }
+        })
+        .collect();
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let appended = state
+        .journal
+        .append(entries)
+        .await
+        .map_err(|error| not_kept(&error))?;
+    let new = appended
+        .iter()
+        .filter(|one| matches!(one, Appended::New(_)))
+        .count() as u64;
+    state
+        .metrics
+        .accepted(&route.channel.to_string(), new, appended.len() as u64 - new);
+    tracing::info!(channel = %route.channel, new, again = appended.len() as u64 - new, "accepted");
+    Ok(())
+}
+
+/// What an entry that was not made durable means for its sender.
+pub(super) fn not_kept(error: &AppendError) -> Refusal {
+    match error {
+        AppendError::TooLarge => Refusal::TooLarge,
+        error => {
+            tracing::error!(%error, "can't keep a message: its sender is asked to come back");
+            Refusal::NotNow
+        }
+    }
+}
+
+/// Whether the content is declared as JSON: `application/json` or `…+json`, with any parameters.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let Some(declared) = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+    else {
+        return false;
+    };
+    let essence = declared
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// Reads a body within a size and a time. A declared size over the limit is refused before anything is read.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    patience: Duration,
+) -> Result<Bytes, Refusal> {
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|declared| declared > limit as u64) {
+        return Err(Refusal::TooLarge);
+    }
+    match tokio::time::timeout(patience, Limited::new(body, limit).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge),
+        Ok(Err(_)) => Err(Refusal::Malformed),
+        Err(_) => Err(Refusal::TooSlow),
+    }
+}

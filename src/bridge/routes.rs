@@ -1,0 +1,312 @@
+//! Which channel goes where: built from the resources, replaced as a whole, read without a lock. Pure.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::{
+        ChannelId, Claim, CredentialsRef, Effective, WebhookKeyStatus, WhatsAppChannel, WhatsAppChannelSpec,
+    },
+    config::{Environment, Installation},
+    keys::{ApiKey, Tag},
+};
+
+/// What the bridge keeps of a resource: no secret, little else. Also what the snapshot holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChannelView {
+    /// The resource's namespace.
+    pub namespace: String,
+    /// The resource's name.
+    pub name: String,
+    /// When the resource was created, in seconds since 1970.
+    pub created: i64,
+    /// Its spec.
+    pub spec: WhatsAppChannelSpec,
+    /// The resourceVersion of the Secret that the controller used last: a change of it says that the Secret changed.
+    pub secret_version: Option<String>,
+    /// The key that Kernel was told.
+    pub webhook_key: Option<WebhookKeyStatus>,
+}
+
+/// Where one channel's messages go.
+#[derive(Debug)]
+pub struct Route {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The resource's namespace.
+    pub namespace: String,
+    /// The resource's name.
+    pub name: String,
+    /// The name of its environment.
+    pub environment_name: String,
+    /// Its environment.
+    pub environment: Arc<Environment>,
+    /// What holds for it.
+    pub effective: Effective,
+    /// The Secret with its Kernel client.
+    pub credentials: CredentialsRef,
+    /// The version of that Secret that the controller saw last.
+    pub secret_version: Option<String>,
+    /// The tag that its derived keys carry.
+    pub tag: Tag,
+    /// The generations of its derived key that are taken, and until when the oldest is.
+    pub generations: Generations,
+    /// Where it has a key issued elsewhere: that key, once it is known.
+    pub issued: Option<Option<ApiKey>>,
+}
+
+/// Which generations of a derived key are taken. The next one always is, so that the controller may tell Kernel
+/// before this bridge has heard of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generations {
+    current: u64,
+    /// Kernel may still hold the generation before until then; `None`: it has not been told of this one yet.
+    previous_until: Option<Timestamp>,
+}
+
+impl Generations {
+    fn new(current: u64, status: Option<&WebhookKeyStatus>) -> Self {
+        let told = status.filter(|status| u64::try_from(status.generation).is_ok_and(|told| told >= current));
+        let previous_until = told.map(|status| {
+            status
+                .previous_until
+                .as_ref()
+                .map_or(Timestamp::MIN, |until| until.0)
+        });
+        Self {
+            current,
+            previous_until,
+        }
+    }
+
+    /// Whether a key of this generation is taken now.
+    pub fn take(&self, generation: u64, now: Timestamp) -> bool {
+        generation == self.current
+            || generation == self.current + 1
+            || (generation + 1 == self.current && self.previous_until.is_none_or(|until| now < until))
+    }
+}
+
+/// All routes.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    routes: HashMap<ChannelId, Arc<Route>>,
+}
+
+impl ChannelView {
+    /// What is kept of a resource; `None` for one that was never stored.
+    pub fn new(channel: &WhatsAppChannel) -> Option<Self> {
+        let status = channel.status.as_ref();
+        Some(Self {
+            namespace: channel.namespace()?,
+            name: channel.name_any(),
+            created: channel.creation_timestamp()?.0.as_second(),
+            spec: channel.spec.clone(),
+            secret_version: status.and_then(|status| status.observed_secret_version.clone()),
+            webhook_key: status.and_then(|status| status.webhook_key.clone()),
+        })
+    }
+
+    fn claim(&self) -> Claim {
+        Claim {
+            created: self.created,
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+}
+
+impl RouteTable {
+    /// The routes of these resources: of several with one channel, the one that holds it. A resource whose
+    /// environment is unknown, or not for its namespace, claims nothing.
+    ///
+    /// `issued` gives the keys issued elsewhere that are known, by namespace, Secret and key.
+    pub fn build<'a>(
+        views: impl IntoIterator<Item = &'a ChannelView>,
+        installation: &Installation,
+        issued: impl Fn(&ChannelView) -> Option<ApiKey>,
+    ) -> Self {
+        let environments: HashMap<&str, Arc<Environment>> = installation
+            .environments
+            .iter()
+            .map(|(name, environment)| (name.as_str(), Arc::new(environment.clone())))
+            .collect();
+        let mut holders: HashMap<ChannelId, &ChannelView> = HashMap::new();
+        for view in views {
+            let Ok(channel) = view.spec.channel_id.parse() else {
+                continue;
+            };
+            let allowed = environments
+                .get(view.spec.environment.as_str())
+                .is_some_and(|environment| environment.allows(&view.namespace));
+            if allowed {
+                let holder = holders.entry(channel).or_insert(view);
+                if view.claim() < holder.claim() {
+                    *holder = view;
+                }
+            }
+        }
+        let routes = holders
+            .into_iter()
+            .filter_map(|(channel, view)| {
+                let environment = environments.get(view.spec.environment.as_str())?.clone();
+                Some((channel, Arc::new(Route::new(channel, view, environment, &issued))))
+            })
+            .collect();
+        Self { routes }
+    }
+
+    /// The route of a channel.
+    pub fn get(&self, channel: ChannelId) -> Option<&Arc<Route>> {
+        self.routes.get(&channel)
+    }
+
+    /// All routes.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.values()
+    }
+
+    /// How many channels are routed.
+    pub fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Whether no channel is routed.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+}
+
+impl Route {
+    fn new(
+        channel: ChannelId,
+        view: &ChannelView,
+        environment: Arc<Environment>,
+        issued: impl Fn(&ChannelView) -> Option<ApiKey>,
+    ) -> Self {
+        let effective = Effective::new(&view.spec, &environment.channel_defaults);
+        let has_issued = view
+            .spec
+            .webhook
+            .as_ref()
+            .is_some_and(|webhook| webhook.api_key_secret_ref.is_some());
+        Self {
+            channel,
+            namespace: view.namespace.clone(),
+            name: view.name.clone(),
+            tag: Tag::new(&view.spec.environment, &view.namespace),
+            generations: Generations::new(effective.key_generation, view.webhook_key.as_ref()),
+            issued: has_issued.then(|| issued(view)),
+            environment_name: view.spec.environment.clone(),
+            environment,
+            effective,
+            credentials: view.spec.kernel.credentials_secret_ref.clone(),
+            secret_version: view.secret_version.clone(),
+        }
+    }
+
+    /// How long one send to Kernel may take.
+    pub fn kernel_timeout(&self) -> Duration {
+        self.environment.kernel.timeout()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::api::Kernel;
+
+    pub(in crate::bridge) fn installation() -> Installation {
+        Installation::parse(
+            r"
+environments:
+  es-dev:
+    namespaces: [aura-es, aura-es2]
+    publicUrl: http://127.0.0.1:8080
+    insecure: true
+    kernel: {apiUrl: http://127.0.0.1:1, authUrl: http://127.0.0.1:1}
+    aura: {messagesUrl: http://127.0.0.1:2, replyUrl: http://127.0.0.1:8081, outboundAuth: {none: true}, inboundAuth: {none: true}}
+",
+            "test",
+        )
+        .unwrap()
+    }
+
+    pub(in crate::bridge) fn view(namespace: &str, name: &str, created: i64, id: u8) -> ChannelView {
+        ChannelView {
+            namespace: namespace.into(),
+            name: name.into(),
+            created,
+            spec: WhatsAppChannelSpec {
+                channel_id: ChannelId::from_bytes([id; 16]).to_string(),
+                phone_number: None,
+                environment: "es-dev".into(),
+                kernel: Kernel {
+                    credentials_secret_ref: CredentialsRef {
+                        name: "s".into(),
+                        id_key: None,
+                        secret_key: None,
+                    },
+                    scopes: None,
+                    purposes: None,
+                    api_version: None,
+                },
+                webhook: None,
+                delivery: None,
+                conversion: None,
+                suspend: None,
+                resync_period: None,
+            },
+            secret_version: None,
+            webhook_key: None,
+        }
+    }
+
+    #[test]
+    fn of_several_resources_with_one_channel_the_oldest_is_routed() {
+        let views = [
+            view("aura-es2", "b", 5, 1),
+            view("aura-es", "a", 9, 1),
+            view("aura-es", "c", 1, 2),
+        ];
+        let table = RouteTable::build(&views, &installation(), |_| None);
+        assert_eq!(table.len(), 2);
+        assert_eq!(table.get(ChannelId::from_bytes([1; 16])).unwrap().name, "b");
+    }
+
+    #[test]
+    fn a_namespace_that_may_not_use_the_environment_claims_nothing() {
+        let views = [
+            view("elsewhere", "squatter", 1, 1),
+            view("aura-es", "owner", 9, 1),
+        ];
+        let table = RouteTable::build(&views, &installation(), |_| None);
+        assert_eq!(table.get(ChannelId::from_bytes([1; 16])).unwrap().name, "owner");
+    }
+
+    #[test]
+    fn the_generation_before_is_taken_until_kernel_was_told_and_its_grace_has_passed() {
+        let now: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        let status = |generation, until: Option<&str>| WebhookKeyStatus {
+            generation,
+            installation_key_id: None,
+            previous_until: until
+                .map(|text| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(text.parse().unwrap())),
+        };
+        let takes = |status: Option<&WebhookKeyStatus>| {
+            let generations = Generations::new(5, status);
+            (0..9)
+                .filter(|generation| generations.take(*generation, now))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(takes(None), [4, 5, 6]);
+        assert_eq!(takes(Some(&status(4, None))), [4, 5, 6]);
+        assert_eq!(takes(Some(&status(5, Some("2026-11-22T10:00:01Z")))), [4, 5, 6]);
+        assert_eq!(takes(Some(&status(5, Some("2026-11-22T09:59:59Z")))), [5, 6]);
+        assert_eq!(takes(Some(&status(5, None))), [5, 6]);
+    }
+}

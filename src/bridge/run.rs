@@ -1,0 +1,263 @@
+//! Starts the bridge's parts in order and stops them in order.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    deliver::{Deliverer, SharedDeliverer},
+    internal, public,
+    routes::RouteTable,
+    secrets::Secrets,
+    snapshot,
+    state::{AuraCredentials, Health, State},
+    watch::Watch,
+};
+use crate::{
+    admin, aura,
+    config::{CredentialError, Installation},
+    delivery::{Limits, Runner, backoff::Backoff},
+    journal::{self, Journal},
+    kernel,
+    keys::{KeyError, KeyMaterial, Keys},
+    server::{self, Bounds},
+    telemetry::BridgeMetrics,
+};
+
+/// How the bridge is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The checked configuration.
+    pub installation: Installation,
+    /// The namespace that the release lives in.
+    pub release_namespace: String,
+    /// The directory that the installation Secret is mounted as.
+    pub installation_key: PathBuf,
+    /// The volume of the journal and the route snapshot.
+    pub data_dir: PathBuf,
+    /// Where Kernel calls.
+    pub public: SocketAddr,
+    /// Where Aura replies.
+    pub internal: SocketAddr,
+    /// Health and metrics.
+    pub admin: SocketAddr,
+    /// How long what is under way may take when the bridge is stopped.
+    pub grace: Duration,
+}
+
+/// The bridge can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// The installation key can't be used.
+    #[error("the installation key in {path}: {source}")]
+    Key {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: KeyError,
+    },
+    /// A credential's file can't be used.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    /// The journal does not open.
+    #[error("the journal in {path}: {source}")]
+    Journal {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: journal::OpenError,
+    },
+    /// A listener can't be opened.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// TLS can't be set up.
+    #[error("can't set up an HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+    /// A part ended on its own.
+    #[error("the bridge's {0} ended")]
+    Ended(&'static str),
+}
+
+/// Reads the installation key from the directory that its Secret is mounted as.
+fn keys(dir: &Path) -> Result<Keys, BridgeError> {
+    let material =
+        KeyMaterial::new(|name| std::fs::read(dir.join(name)).ok()).map_err(|source| BridgeError::Key {
+            path: dir.display().to_string(),
+            source,
+        })?;
+    Ok(Keys::derive(&material))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, BridgeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| BridgeError::Listen { address, source })
+}
+
+/// Runs the bridge until told to stop.
+///
+/// # Errors
+/// When it can't start, with what to put right.
+pub async fn run(client: kube::Client, options: Options, stop: CancellationToken) -> Result<(), BridgeError> {
+    let keys = keys(&options.installation_key)?;
+    let aura_credentials = AuraCredentials::read(&options.installation)?;
+    let limits = options.installation.bridge.clone();
+    let journal_dir = options.data_dir.join("journal");
+    let journal_options = journal::Options {
+        max_bytes: limits.journal_max_bytes,
+        ..journal::Options::default()
+    };
+    let opened = {
+        let dir = journal_dir.clone();
+        tokio::task::spawn_blocking(move || Journal::open(&dir, journal_options)).await
+    };
+    let (journal, pending) = opened
+        .map_err(|_| BridgeError::Ended("journal"))?
+        .map_err(|source| BridgeError::Journal {
+            path: journal_dir.display().to_string(),
+            source,
+        })?;
+    let accepted = journal.committed();
+    let (metrics, registry) = BridgeMetrics::new();
+
+    let snapshot = snapshot::load(&options.data_dir);
+    let routes = RouteTable::build(snapshot.iter().flatten(), &options.installation, |_| None);
+    tracing::info!(
+        pending = pending.len(),
+        routes = routes.len(),
+        snapshot = snapshot.is_some(),
+        key = keys.id(),
+        "the journal is open"
+    );
+    metrics
+        .routes
+        .set(i64::try_from(routes.len()).unwrap_or(i64::MAX));
+    let health = Health::default();
+    health.routes_known.store(snapshot.is_some(), Ordering::Relaxed);
+    let state = Arc::new(State {
+        keys,
+        routes: ArcSwap::from_pointee(routes),
+        aura: aura_credentials,
+        secrets: Secrets::new(client.clone()),
+        journal: journal.clone(),
+        metrics,
+        health,
+        installation: options.installation.clone(),
+    });
+    let deliverer: SharedDeliverer = Arc::new(Deliverer {
+        state: state.clone(),
+        aura: aura::Client::new()?,
+        kernel: kernel::Client::new()?,
+        parts: Mutex::new(HashMap::new()),
+    });
+    let lane_limits = Limits {
+        channel_concurrency: limits.channel_concurrency,
+        attempts: limits.delivery_attempts,
+        retry: Backoff {
+            base: Duration::from_millis(500),
+            cap: Duration::from_secs(300),
+        },
+        blocked: Backoff {
+            base: Duration::from_millis(500),
+            cap: Duration::from_secs(15),
+        },
+    };
+    let (runner, handle) = Runner::new(journal.clone(), deliverer, lane_limits, pending, accepted);
+
+    let (public_listener, internal_listener, admin_listener) = (
+        listen(options.public).await?,
+        listen(options.internal).await?,
+        listen(options.admin).await?,
+    );
+    let bounds = Bounds {
+        connections: limits.max_connections,
+        header_timeout: limits.header_timeout.parse().unwrap_or(Duration::from_secs(10)),
+    };
+    let watch = Watch {
+        client,
+        scope: options.installation.scope(&options.release_namespace),
+        state: state.clone(),
+        runner: handle,
+        data_dir: options.data_dir.clone(),
+    };
+    tracing::info!(public = %options.public, internal = %options.internal, admin = %options.admin, "listening");
+
+    let grace = options.grace;
+    // Listeners and watch stop at once; deliveries go on until no more calls are under way.
+    let (deliveries, admin_stop) = (CancellationToken::new(), CancellationToken::new());
+    let delivering = tokio::spawn(runner.run(deliveries.clone(), grace));
+    let watching = tokio::spawn(watch.run(stop.clone()));
+    let admin = tokio::spawn(server::serve(
+        admin_listener,
+        admin::router(registry, readiness(&state), refresh(&state)),
+        Bounds {
+            connections: 64,
+            ..bounds
+        },
+        admin_stop.clone(),
+        Duration::from_secs(1),
+    ));
+    let serving = futures::future::join(
+        server::serve(
+            public_listener,
+            public::router(state.clone()),
+            bounds,
+            stop.clone(),
+            grace,
+        ),
+        server::serve(
+            internal_listener,
+            internal::router(state.clone()),
+            bounds,
+            stop.clone(),
+            grace,
+        ),
+    );
+    let draining = {
+        let (state, stop) = (state.clone(), stop.clone());
+        async move {
+            stop.cancelled().await;
+            state.health.draining.store(true, Ordering::Relaxed);
+        }
+    };
+    let (_, ()) = futures::future::join(serving, draining).await;
+    let _ = watching.await;
+    deliveries.cancel();
+    let _ = delivering.await;
+    journal.close().await;
+    admin_stop.cancel();
+    let _ = admin.await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn readiness(state: &Arc<State>) -> admin::Readiness {
+    let state = state.clone();
+    Arc::new(move || state.health.missing().map(ToOwned::to_owned))
+}
+
+fn refresh(state: &Arc<State>) -> Arc<dyn Fn() + Send + Sync> {
+    let state = state.clone();
+    Arc::new(move || {
+        let stats = state.journal.stats();
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        state
+            .metrics
+            .pending
+            .set(gauge(stats.pending_to_aura + stats.pending_to_kernel));
+        state.metrics.journal_bytes.set(gauge(stats.bytes_on_disk));
+    })
+}

@@ -1,0 +1,76 @@
+//! The routes across a restart: what the resources said last, on the journal's volume, without any secret. A bridge
+//! that starts while the API server is away serves from it (Law 8).
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::routes::ChannelView;
+
+const FILE: &str = "routes.json";
+const FORMAT: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    format: u32,
+    channels: Vec<ChannelView>,
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join(FILE)
+}
+
+/// Writes the snapshot: beside the old one, synced, then in its place, so that there is always a whole one.
+///
+/// # Errors
+/// When the volume does not take it.
+pub(super) fn save(dir: &Path, channels: &[ChannelView]) -> io::Result<()> {
+    let snapshot = Snapshot {
+        format: FORMAT,
+        channels: channels.to_vec(),
+    };
+    let new = dir.join("routes.json.new");
+    let file = fs::File::create(&new)?;
+    serde_json::to_writer(io::BufWriter::new(&file), &snapshot)?;
+    file.sync_all()?;
+    fs::rename(&new, path(dir))?;
+    fs::File::open(dir)?.sync_all()
+}
+
+/// Reads the snapshot; `None` where there is none, or none that this release understands.
+pub(super) fn load(dir: &Path) -> Option<Vec<ChannelView>> {
+    let file = fs::File::open(path(dir)).ok()?;
+    match serde_json::from_reader::<_, Snapshot>(io::BufReader::new(file)) {
+        Ok(snapshot) if snapshot.format == FORMAT => Some(snapshot.channels),
+        Ok(snapshot) => {
+            tracing::warn!(
+                format = snapshot.format,
+                "the route snapshot is of another format: not used"
+            );
+            None
+        }
+        Err(error) => {
+            tracing::warn!(line = error.line(), "the route snapshot can't be read: not used");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::routes::tests::view, *};
+
+    #[test]
+    fn what_was_saved_is_loaded_and_damage_is_no_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load(dir.path()), None);
+        let views = vec![view("a", "b", 1, 1), view("a", "c", 2, 2)];
+        save(dir.path(), &views).unwrap();
+        assert_eq!(load(dir.path()), Some(views));
+        fs::write(path(dir.path()), "{\"format\":1,\"chan").unwrap();
+        assert_eq!(load(dir.path()), None);
+    }
+}

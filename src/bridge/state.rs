@@ -1,0 +1,87 @@
+//! What the three listeners, the watch and the delivery share.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+
+use super::{routes::RouteTable, secrets::Secrets};
+use crate::{
+    config::{Credential, CredentialError, Installation},
+    journal::Journal,
+    keys::Keys,
+    telemetry::BridgeMetrics,
+};
+
+/// Shared state of the bridge.
+pub(super) struct State {
+    pub installation: Installation,
+    pub keys: Keys,
+    pub routes: ArcSwap<RouteTable>,
+    pub aura: HashMap<String, AuraCredentials>,
+    pub secrets: Secrets,
+    pub journal: Journal,
+    pub metrics: BridgeMetrics,
+    pub health: Health,
+}
+
+/// How one environment's Aura and the bridge know each other.
+pub(super) struct AuraCredentials {
+    pub outbound: Credential,
+    pub inbound: Credential,
+}
+
+/// What readiness depends on.
+#[derive(Default)]
+pub(super) struct Health {
+    /// Routes are known: from the API server, or from the snapshot of a run before.
+    pub routes_known: AtomicBool,
+    /// The bridge is stopping: no new calls, please.
+    pub draining: AtomicBool,
+}
+
+impl Health {
+    /// What is missing for readiness, in words; none when ready.
+    pub fn missing(&self) -> Option<&'static str> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Some("stopping");
+        }
+        (!self.routes_known.load(Ordering::Relaxed))
+            .then_some("no routes yet: waiting for the API server's list of WhatsAppChannels")
+    }
+}
+
+impl AuraCredentials {
+    /// Reads the credentials of every environment.
+    ///
+    /// # Errors
+    /// When a file can't be used.
+    pub fn read(installation: &Installation) -> Result<HashMap<String, Self>, CredentialError> {
+        installation
+            .environments
+            .iter()
+            .map(|(name, environment)| {
+                let credentials = Self {
+                    outbound: environment.aura.outbound_auth.read()?,
+                    inbound: environment.aura.inbound_auth.read()?,
+                };
+                Ok((name.clone(), credentials))
+            })
+            .collect()
+    }
+}
+
+/// The wall clock, in milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Shared by all parts.
+pub(super) type Shared = Arc<State>;

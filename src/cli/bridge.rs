@@ -1,0 +1,61 @@
+//! `bridge`: wires the bridge.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+
+use super::{Common, runtime, signals};
+use crate::{
+    bridge::{self, Options},
+    cluster,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Bridge {
+    #[command(flatten)]
+    common: Common,
+    /// The directory that the installation key's Secret is mounted as
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/etc/aura-whatsapp-operator/installation-key"
+    )]
+    installation_key: PathBuf,
+    /// The volume of the journal: what an accepted message survives a crash on
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/aura-whatsapp-operator")]
+    data_dir: PathBuf,
+    /// Where Kernel's webhook calls arrive
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    public_listen: SocketAddr,
+    /// Where Aura's replies arrive
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8081")]
+    internal_listen: SocketAddr,
+    /// Where /healthz, /readyz and /metrics are served
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
+    admin_listen: SocketAddr,
+    /// How many seconds calls and deliveries under way may take when the bridge is stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    grace: u64,
+}
+
+impl Bridge {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let installation = self.common.start()?;
+        runtime()?.block_on(async move {
+            let stop = signals::stop_token().context("can't listen to signals")?;
+            let client = cluster::client(self.common.kubeconfig.as_deref()).await?;
+            let options = Options {
+                installation,
+                release_namespace: self.common.namespace,
+                installation_key: self.installation_key,
+                data_dir: self.data_dir,
+                public: self.public_listen,
+                internal: self.internal_listen,
+                admin: self.admin_listen,
+                grace: Duration::from_secs(self.grace),
+            };
+            Ok(bridge::run(client, options, stop).await?)
+        })
+    }
+}

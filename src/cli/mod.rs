@@ -1,0 +1,101 @@
+//! The command line: one file per subcommand, wiring only.
+
+mod bridge;
+mod controller;
+mod crd;
+mod signals;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::{config::Installation, http, telemetry};
+
+/// Runs Aura's WhatsApp channels as Kubernetes resources.
+///
+/// The controller registers each WhatsAppChannel's webhook with Kernel and keeps it registered. The bridge carries
+/// messages between Kernel and Aura. Both read the same configuration file.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Register webhooks and report in the status of each WhatsAppChannel
+    Controller(controller::Controller),
+    /// Take webhook calls, hand messages to Aura, send replies
+    Bridge(bridge::Bridge),
+    /// Print the CustomResourceDefinition of WhatsAppChannel
+    ///
+    /// Install it with: aura-whatsapp-operator crd | kubectl apply --server-side -f -
+    Crd,
+}
+
+/// What both roles need.
+#[derive(Debug, Args)]
+struct Common {
+    /// The installation's configuration file
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "AURA_CONFIG",
+        default_value = "/etc/aura-whatsapp-operator/config.yaml"
+    )]
+    config: PathBuf,
+    /// The kubeconfig to use; without it KUBECONFIG, or the pod's service account
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The namespace that this release is installed in
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// How log lines look
+    #[arg(long, value_enum, env = "AURA_LOG_FORMAT", default_value = "text")]
+    log_format: telemetry::LogFormat,
+    /// What is logged: a level, or levels by module, such as info,kube=debug
+    #[arg(long, value_name = "FILTER", env = "AURA_LOG_FILTER", default_value = "info")]
+    log_filter: String,
+}
+
+impl Common {
+    /// Starts logging and TLS, and reads the configuration.
+    fn start(&self) -> anyhow::Result<Installation> {
+        telemetry::init(self.log_format, &self.log_filter).map_err(anyhow::Error::msg)?;
+        http::install_tls_provider();
+        Installation::load(&self.config).context("the configuration can't be used")
+    }
+}
+
+/// Runs the subcommand. An error is one line on stderr and exit status 1.
+pub fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Controller(command) => command.run(),
+        Command::Bridge(command) => command.run(),
+        Command::Crd => crd::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[allow(
+                clippy::print_stderr,
+                reason = "the last word before the end; logging may not have started"
+            )]
+            {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The runtime of a role. Two threads: the work is waiting, and the limit of a small pod.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("can't start the runtime")
+}

@@ -1,0 +1,433 @@
+//! How a verdict is reported: the status of the resource. Pure.
+//!
+//! The rules of kstatus: `observedGeneration` is always that of the spec that was judged; `Reconciling` and
+//! `Stalled` exist only while true; a condition's time moves only when its status does.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::decide::{Next, Verdict, Verified};
+use crate::api::{
+    Condition, WebhookKeyStatus, WhatsAppChannelStatus,
+    conditions::{Reason, types},
+};
+
+/// What a status needs beside the verdict.
+pub(super) struct Facts<'a> {
+    pub generation: i64,
+    pub now: Timestamp,
+    pub secret_version: Option<&'a str>,
+    /// The URL that Kernel is told, masked.
+    pub webhook_url: Option<String>,
+    pub key_generation: u64,
+    pub key_id: &'a str,
+    pub requested_at: Option<&'a str>,
+    /// How long the key before a new one is still taken.
+    pub grace: jiff::SignedDuration,
+}
+
+/// How long a webhook's key is still taken after Kernel was told of the next one: calls may be on their way.
+pub(super) const KEY_GRACE: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+
+/// Conditions that this program owns; others are left as they are.
+const OWNED: &[&str] = &[
+    types::READY,
+    types::ACCEPTED,
+    types::CREDENTIALS_VALID,
+    types::WEBHOOK_REGISTERED,
+    types::WEBHOOK_VERIFIED,
+    types::RECONCILING,
+    types::STALLED,
+    types::SUSPENDED,
+];
+
+/// The order in which the steps are taken, and so in which conditions fail.
+const STEPS: [&str; 3] = [
+    types::ACCEPTED,
+    types::CREDENTIALS_VALID,
+    types::WEBHOOK_REGISTERED,
+];
+
+/// The status after a verdict.
+pub(super) fn build(
+    old: &WhatsAppChannelStatus,
+    verdict: &Verdict,
+    facts: &Facts<'_>,
+) -> WhatsAppChannelStatus {
+    let mut status = old.clone();
+    status.observed_generation = Some(facts.generation);
+    if let Some(version) = facts.secret_version {
+        status.observed_secret_version = Some(version.to_owned());
+    }
+    if facts.requested_at.is_some() {
+        status.last_handled_reconcile_at = facts.requested_at.map(ToOwned::to_owned);
+    }
+    if verdict.registered_now {
+        register(&mut status, facts);
+    }
+    status.conditions = conditions(old, verdict, facts);
+    status
+}
+
+/// The status of a suspended channel: its last Ready stays, observedGeneration goes on.
+pub(super) fn suspended(old: &WhatsAppChannelStatus, facts: &Facts<'_>) -> WhatsAppChannelStatus {
+    let mut status = old.clone();
+    status.observed_generation = Some(facts.generation);
+    let mut conditions: Vec<Condition> = old
+        .conditions
+        .iter()
+        .filter(|condition| {
+            !matches!(
+                condition.type_.as_str(),
+                types::RECONCILING | types::STALLED | types::SUSPENDED
+            )
+        })
+        .cloned()
+        .map(|condition| Condition {
+            observed_generation: Some(facts.generation),
+            ..condition
+        })
+        .collect();
+    let message = "spec.suspend is true: the controller leaves the channel alone; messages are still routed";
+    if !conditions.iter().any(|condition| condition.type_ == types::READY) {
+        conditions.push(condition(
+            old,
+            types::READY,
+            "Unknown",
+            Reason::Suspended,
+            message,
+            facts,
+        ));
+    }
+    conditions.push(condition(
+        old,
+        types::SUSPENDED,
+        "True",
+        Reason::Suspended,
+        message,
+        facts,
+    ));
+    status.conditions = conditions;
+    status
+}
+
+fn register(status: &mut WhatsAppChannelStatus, facts: &Facts<'_>) {
+    let generation = i64::try_from(facts.key_generation).unwrap_or(i64::MAX);
+    let told_before = status.webhook_key.as_ref().map(|key| key.generation);
+    let previous_until = match told_before {
+        Some(before) if before != generation => facts.now.checked_add(facts.grace).ok().map(seconds),
+        _ => status
+            .webhook_key
+            .as_ref()
+            .and_then(|key| key.previous_until.clone()),
+    };
+    status.registered_at = Some(seconds(facts.now));
+    status.webhook_url.clone_from(&facts.webhook_url);
+    status.webhook_key = Some(WebhookKeyStatus {
+        generation,
+        installation_key_id: Some(facts.key_id.to_owned()),
+        previous_until,
+    });
+}
+
+/// Times in a status have whole seconds: that is what the API server keeps.
+fn seconds(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
+}
+
+fn conditions(old: &WhatsAppChannelStatus, verdict: &Verdict, facts: &Facts<'_>) -> Vec<Condition> {
+    let ok = matches!(
+        verdict.reason,
+        Reason::Succeeded | Reason::Observed | Reason::LegacyRegistered
+    );
+    let failing = (!ok).then(|| verdict.reason.condition());
+    let make = |kind: &str, value: &str, reason: Reason, message: &str| {
+        condition(old, kind, value, reason, message, facts)
+    };
+    let ready = if ok { "True" } else { "False" };
+    let mut conditions = vec![make(types::READY, ready, verdict.reason, &verdict.message)];
+    let mut before_failure = true;
+    for step in STEPS {
+        conditions.push(if failing == Some(step) {
+            before_failure = false;
+            make(step, "False", verdict.reason, &verdict.message)
+        } else if !before_failure {
+            make(
+                step,
+                "Unknown",
+                Reason::Progressing,
+                "not looked at: an earlier step failed",
+            )
+        } else if step == types::WEBHOOK_REGISTERED {
+            let value = if verdict.reason == Reason::Observed {
+                "Unknown"
+            } else {
+                "True"
+            };
+            make(step, value, verdict.reason, &verdict.message)
+        } else {
+            let message = if step == types::ACCEPTED {
+                "the channel is accepted"
+            } else {
+                "Kernel takes the credentials"
+            };
+            make(step, "True", Reason::Succeeded, message)
+        });
+    }
+    conditions.push(match verdict.verified {
+        Verified::Yes => make(types::WEBHOOK_VERIFIED, "True", Reason::Succeeded, "Kernel was read back and holds our URL"),
+        Verified::Unsupported => make(
+            types::WEBHOOK_VERIFIED,
+            "Unknown",
+            Reason::ReadBackUnsupported,
+            "Kernel can't be read back: the webhook is set on change and once a day; another party's change is not seen",
+        ),
+        Verified::Missed => make(
+            types::WEBHOOK_VERIFIED,
+            "Unknown",
+            Reason::UpstreamUnavailable,
+            "Kernel could not be read back several times in a row; the webhook was ours before",
+        ),
+        Verified::AsBefore => keep(old, facts).unwrap_or_else(|| {
+            make(types::WEBHOOK_VERIFIED, "Unknown", Reason::Progressing, "Kernel has not been read back yet")
+        }),
+        Verified::No => make(types::WEBHOOK_VERIFIED, "Unknown", Reason::Progressing, "Kernel has not been read back"),
+    });
+    if verdict.reason.is_stalled() {
+        conditions.push(make(types::STALLED, "True", verdict.reason, &verdict.message));
+    } else if !ok && matches!(verdict.next, Next::Retry { .. }) {
+        conditions.push(make(
+            types::RECONCILING,
+            "True",
+            Reason::ProgressingWithRetry,
+            &verdict.message,
+        ));
+    }
+    conditions.extend(
+        old.conditions
+            .iter()
+            .filter(|one| !OWNED.contains(&one.type_.as_str()))
+            .cloned(),
+    );
+    conditions
+}
+
+fn keep(old: &WhatsAppChannelStatus, facts: &Facts<'_>) -> Option<Condition> {
+    let kept = old
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == types::WEBHOOK_VERIFIED)?;
+    Some(Condition {
+        observed_generation: Some(facts.generation),
+        ..kept.clone()
+    })
+}
+
+fn condition(
+    old: &WhatsAppChannelStatus,
+    kind: &str,
+    value: &str,
+    reason: Reason,
+    message: &str,
+    facts: &Facts<'_>,
+) -> Condition {
+    let before = old
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind && condition.status == value);
+    Condition {
+        type_: kind.to_owned(),
+        status: value.to_owned(),
+        reason: reason.as_str().to_owned(),
+        message: message.to_owned(),
+        observed_generation: Some(facts.generation),
+        last_transition_time: before.map_or_else(
+            || seconds(facts.now),
+            |before| before.last_transition_time.clone(),
+        ),
+    }
+}
+
+/// The reason of a status's Ready condition.
+pub(super) fn ready_reason(status: &WhatsAppChannelStatus) -> Option<(&str, &str)> {
+    let ready = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == types::READY)?;
+    Some((ready.status.as_str(), ready.reason.as_str()))
+}
+
+/// The conditions of a status that this program owns: what it sends in a server-side apply.
+pub(super) fn owned(status: &WhatsAppChannelStatus) -> WhatsAppChannelStatus {
+    let mut owned = status.clone();
+    owned
+        .conditions
+        .retain(|condition| OWNED.contains(&condition.type_.as_str()));
+    owned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(generation: i64, at: &str) -> Facts<'static> {
+        Facts {
+            generation,
+            now: at.parse().unwrap(),
+            secret_version: Some("7"),
+            webhook_url: Some("https://h/?apikey=****".into()),
+            key_generation: 1,
+            key_id: "abcd",
+            requested_at: None,
+            grace: KEY_GRACE,
+        }
+    }
+
+    fn verdict(reason: Reason, next: Next) -> Verdict {
+        Verdict {
+            reason,
+            message: "m".into(),
+            verified: Verified::Yes,
+            registered_now: false,
+            next,
+        }
+    }
+
+    fn of<'a>(status: &'a WhatsAppChannelStatus, kind: &str) -> Option<(&'a str, &'a str)> {
+        let found = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == kind)?;
+        Some((found.status.as_str(), found.reason.as_str()))
+    }
+
+    const T1: &str = "2026-11-22T10:00:00Z";
+    const T2: &str = "2026-11-22T11:00:00.7Z";
+
+    #[test]
+    fn a_success_is_ready_and_nothing_else_is_said() {
+        let done = Verdict {
+            registered_now: true,
+            ..verdict(Reason::Succeeded, Next::AtMoment)
+        };
+        let status = build(&WhatsAppChannelStatus::default(), &done, &facts(3, T1));
+        for kind in [
+            types::READY,
+            types::ACCEPTED,
+            types::CREDENTIALS_VALID,
+            types::WEBHOOK_REGISTERED,
+        ] {
+            assert_eq!(of(&status, kind), Some(("True", "Succeeded")), "{kind}");
+        }
+        assert_eq!(
+            (of(&status, types::STALLED), of(&status, types::RECONCILING)),
+            (None, None)
+        );
+        assert_eq!(status.observed_generation, Some(3));
+        assert_eq!(status.webhook_key.unwrap().generation, 1);
+    }
+
+    #[test]
+    fn the_same_verdict_changes_nothing_so_nothing_is_written() {
+        let done = verdict(Reason::Succeeded, Next::AtMoment);
+        let first = build(&WhatsAppChannelStatus::default(), &done, &facts(3, T1));
+        assert_eq!(build(&first, &done, &facts(3, T2)), first);
+    }
+
+    #[test]
+    fn every_failing_reason_is_in_progress_or_stalled_and_never_both() {
+        for reason in Reason::ALL {
+            if matches!(
+                reason,
+                Reason::Succeeded | Reason::Observed | Reason::LegacyRegistered
+            ) {
+                continue;
+            }
+            let next = if reason.is_stalled() {
+                Next::OnChange
+            } else {
+                Next::Retry { after: None }
+            };
+            let status = build(
+                &WhatsAppChannelStatus::default(),
+                &verdict(*reason, next),
+                &facts(1, T1),
+            );
+            assert_eq!(of(&status, types::READY), Some(("False", reason.as_str())));
+            assert_eq!(
+                of(&status, types::STALLED).is_some(),
+                reason.is_stalled(),
+                "{reason}"
+            );
+            assert_ne!(
+                of(&status, types::STALLED).is_some(),
+                of(&status, types::RECONCILING).is_some(),
+                "{reason}"
+            );
+            assert_eq!(of(&status, reason.condition()), Some(("False", reason.as_str())));
+        }
+    }
+
+    #[test]
+    fn the_steps_after_a_failed_one_are_unknown() {
+        let failed = verdict(Reason::SecretNotFound, Next::Retry { after: None });
+        let status = build(&WhatsAppChannelStatus::default(), &failed, &facts(1, T1));
+        assert_eq!(of(&status, types::ACCEPTED), Some(("True", "Succeeded")));
+        assert_eq!(
+            of(&status, types::WEBHOOK_REGISTERED),
+            Some(("Unknown", "Progressing"))
+        );
+    }
+
+    #[test]
+    fn a_transition_moves_the_time_and_a_new_reason_alone_does_not() {
+        let status = |old: &WhatsAppChannelStatus, reason, at| {
+            build(old, &verdict(reason, Next::Retry { after: None }), &facts(1, at))
+        };
+        let ready_since =
+            |status: &WhatsAppChannelStatus| status.conditions[0].last_transition_time.0.to_string();
+        let first = status(&WhatsAppChannelStatus::default(), Reason::RateLimited, T1);
+        let second = status(&first, Reason::UpstreamTimeout, T2);
+        assert_eq!(ready_since(&second), T1);
+        let third = status(&second, Reason::Succeeded, T2);
+        assert_eq!(ready_since(&third), "2026-11-22T11:00:00Z");
+    }
+
+    #[test]
+    fn a_new_key_generation_gives_the_one_before_a_grace() {
+        let done = Verdict {
+            registered_now: true,
+            ..verdict(Reason::Succeeded, Next::AtMoment)
+        };
+        let first = build(&WhatsAppChannelStatus::default(), &done, &facts(1, T1));
+        let second = build(
+            &first,
+            &done,
+            &Facts {
+                key_generation: 2,
+                ..facts(2, T2)
+            },
+        );
+        let key = second.webhook_key.unwrap();
+        assert_eq!(key.previous_until.unwrap().0.to_string(), "2026-11-22T12:00:00Z");
+    }
+
+    #[test]
+    fn a_suspended_channel_keeps_its_last_ready_and_foreign_conditions_stay() {
+        let done = verdict(Reason::Succeeded, Next::AtMoment);
+        let mut first = build(&WhatsAppChannelStatus::default(), &done, &facts(1, T1));
+        first.conditions.push(Condition {
+            type_: "Delivering".into(),
+            status: "True".into(),
+            ..first.conditions[0].clone()
+        });
+        let status = suspended(&first, &facts(2, T2));
+        assert_eq!(of(&status, types::READY), Some(("True", "Succeeded")));
+        assert_eq!(of(&status, types::SUSPENDED), Some(("True", "Suspended")));
+        assert_eq!(status.observed_generation, Some(2));
+        let resumed = build(&status, &done, &facts(3, T2));
+        assert_eq!(of(&resumed, types::SUSPENDED), None);
+        assert_eq!(of(&resumed, "Delivering"), Some(("True", "Succeeded")));
+        assert!(of(&owned(&resumed), "Delivering").is_none());
+    }
+}

@@ -1,0 +1,13 @@
+//! Delivery: from the journal to Aura and to Kernel, in order per conversation, with retries that hold only their
+//! own lane.
+//!
+//! `lanes` decides and is pure; `runner` does; `backoff` is the schedule. Laws 1, 3, 4 and 8.
+
+pub mod backoff;
+mod lanes;
+mod runner;
+
+pub use self::{
+    lanes::{Attempt, Effect, Ended, Item, LaneKey, Lanes, Limits},
+    runner::{Deliver, Runner, RunnerHandle},
+};

@@ -1,0 +1,482 @@
+//! What both simulators share: a listener that can be stopped and started again on its port, the place where faults
+//! act, and state that can be waited on.
+//!
+//! It serves hyper connections itself, because a fault must be able to close one without or amid an answer. What is
+//! answered is the simulators' concern (`App`).
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::stream;
+use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::{Frame, Incoming},
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::fault::{Endpoint, Fault, Faults, Kind};
+
+/// The largest request body taken: 3 MB is the largest webhook call that WhatsApp documents.
+const BODY_LIMIT: usize = 4 * 1024 * 1024;
+
+/// A simulator could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is taken, or may not be used.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The HTTP client for outgoing calls can't be made.
+    #[error("can't make an HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// What was waited for did not come in time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{seen} of {wanted} {what} after {within:?}")]
+pub struct Late {
+    /// What was waited for.
+    pub what: &'static str,
+    /// How many were there when time was up.
+    pub seen: usize,
+    /// How many were waited for.
+    pub wanted: usize,
+    /// The time given.
+    pub within: Duration,
+}
+
+/// One request, read whole.
+pub(crate) struct Call {
+    pub method: Method,
+    pub path: String,
+    pub query: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Call {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The credential of an `Authorization` header of this scheme (schemes are case-insensitive: RFC 9110, 11.1).
+    /// More than one header is as good as none.
+    pub fn credential(&self, scheme: &str) -> Option<&str> {
+        let mut all = self.headers.get_all(AUTHORIZATION).iter();
+        let (Some(only), None) = (all.next(), all.next()) else {
+            return None;
+        };
+        let (given, credential) = only.to_str().ok()?.split_once(' ')?;
+        given.eq_ignore_ascii_case(scheme).then(|| credential.trim())
+    }
+
+    /// Whether the body is declared to be of this media type, with whatever parameters.
+    pub fn is(&self, media_type: &str) -> bool {
+        let declared = self.header(CONTENT_TYPE.as_str()).unwrap_or_default();
+        declared
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .eq_ignore_ascii_case(media_type)
+    }
+
+    pub fn query_value(&self, name: &str) -> Option<String> {
+        let mut pairs = url::form_urlencoded::parse(self.query.as_bytes());
+        pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
+    }
+}
+
+/// An answer with its whole body.
+pub(crate) type Answer = Response<Bytes>;
+
+pub(crate) fn json(status: StatusCode, body: &Value) -> Answer {
+    let mut answer = Response::new(Bytes::from(body.to_string()));
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// A call that was seen and noted.
+pub(crate) struct Arrival {
+    pub endpoint: Endpoint,
+    /// Whom [`Fault::only_for`] is compared with.
+    pub subject: Option<String>,
+    /// The ledger's entry.
+    pub entry: usize,
+}
+
+/// What a simulator answers.
+pub(crate) trait App: Send + Sync + 'static {
+    fn faults(&self) -> &Faults;
+    fn latency(&self) -> Duration;
+    /// Notes a call in the ledger. `None`: no endpoint of the simulated system, so no fault and no latency.
+    fn arrived(&self, call: &Call) -> Option<Arrival>;
+    fn answer(&self, call: &Call) -> impl Future<Output = Answer> + Send;
+    /// Notes what was answered; not called when nothing was.
+    fn answered(&self, entry: usize, answer: &Answer);
+    fn error_body(&self, status: StatusCode) -> Value;
+    /// Adds the headers that every answer has.
+    fn decorate(&self, _call: &Call, _answer: &mut Answer) {}
+}
+
+/// A listener on loopback and its connections.
+pub(crate) struct Server {
+    address: SocketAddr,
+    running: Mutex<Option<Running>>,
+    up: watch::Sender<bool>,
+}
+
+struct Running {
+    stop: DropGuard,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    pub async fn start(port: u16, app: Arc<impl App>) -> Result<Self, StartError> {
+        let (address, running) = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), app).await?;
+        Ok(Self {
+            address,
+            running: Mutex::new(Some(running)),
+            up: watch::Sender::new(true),
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// True while it listens: what the simulated system does by itself pauses while it doesn't.
+    pub fn up(&self) -> watch::Receiver<bool> {
+        self.up.subscribe()
+    }
+
+    /// Closes the listener and every connection; when this returns, they are closed.
+    pub async fn stop(&self) {
+        self.up.send_replace(false);
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Running { stop, task }) = running {
+            drop(stop);
+            let _ = task.await;
+        }
+    }
+
+    /// Listens again on the same port. Does nothing if it does already.
+    pub async fn restart(&self, app: Arc<impl App>) -> Result<(), StartError> {
+        if self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+        {
+            let (_, running) = listen(self.address, app).await?;
+            *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+        }
+        self.up.send_replace(true);
+        Ok(())
+    }
+}
+
+async fn listen(address: SocketAddr, app: Arc<impl App>) -> Result<(SocketAddr, Running), StartError> {
+    let listening = async {
+        let listener = TcpListener::bind(address).await?;
+        Ok((listener.local_addr()?, listener))
+    };
+    let (address, listener) = listening
+        .await
+        .map_err(|source| StartError::Listen { address, source })?;
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(accept(listener, app, stop.clone()));
+    Ok((
+        address,
+        Running {
+            stop: stop.drop_guard(),
+            task,
+        },
+    ))
+}
+
+async fn accept(listener: TcpListener, app: Arc<impl App>, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, Arc::clone(&app)));
+                }
+                // No file descriptors left, or so: the loop must not spin.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            },
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+}
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// The service's error: makes hyper close the connection without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("closed by a fault")]
+struct Closed;
+
+async fn connection(stream: TcpStream, app: Arc<impl App>) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let app = Arc::clone(&app);
+        async move { serve(&*app, request).await }
+    });
+    // An error here is a caller that went away, or a fault.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+async fn serve(app: &impl App, request: Request<Incoming>) -> Result<Response<Body>, Closed> {
+    let (head, body) = request.into_parts();
+    let Ok(body) = Limited::new(body, BODY_LIMIT).collect().await else {
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        return Ok(whole(json(status, &app.error_body(status))));
+    };
+    let call = Call {
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        method: head.method,
+        headers: head.headers,
+        body: body.to_bytes(),
+    };
+    let Some(arrival) = app.arrived(&call) else {
+        return Ok(whole(decorated(app, &call).await));
+    };
+    let fault = app.faults().take(arrival.endpoint, arrival.subject.as_deref());
+    tokio::time::sleep(app.latency()).await;
+    let Some(fault) = fault else {
+        let answer = decorated(app, &call).await;
+        app.answered(arrival.entry, &answer);
+        return Ok(whole(answer));
+    };
+    misbehave(app, &call, &arrival, &fault).await
+}
+
+async fn decorated(app: &impl App, call: &Call) -> Answer {
+    let mut answer = app.answer(call).await;
+    app.decorate(call, &mut answer);
+    answer
+}
+
+async fn misbehave(
+    app: &impl App,
+    call: &Call,
+    arrival: &Arrival,
+    fault: &Fault,
+) -> Result<Response<Body>, Closed> {
+    let proper = if fault.after_effect {
+        Some(decorated(app, call).await)
+    } else {
+        None
+    };
+    let answer = match fault.kind {
+        Kind::Status(status) => {
+            let body = fault.body.clone().unwrap_or_else(|| app.error_body(status));
+            let mut answer = json(status, &body);
+            if let Some(seconds) = fault.retry_after {
+                answer
+                    .headers_mut()
+                    .insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            app.decorate(call, &mut answer);
+            answer
+        }
+        Kind::Garbage => {
+            let mut answer = Response::new(Bytes::from_static(b"<html><body>It works!</body></html>"));
+            answer
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+            app.decorate(call, &mut answer);
+            answer
+        }
+        Kind::Delay(time) => {
+            tokio::time::sleep(time).await;
+            match proper {
+                Some(answer) => answer,
+                None => decorated(app, call).await,
+            }
+        }
+        Kind::Hang => std::future::pending().await,
+        Kind::Reset => return Err(Closed),
+        Kind::Cut => {
+            let answer = match proper {
+                Some(answer) => answer,
+                None => decorated(app, call).await,
+            };
+            return Ok(half(answer));
+        }
+    };
+    app.answered(arrival.entry, &answer);
+    Ok(whole(answer))
+}
+
+fn whole(answer: Answer) -> Response<Body> {
+    answer.map(|body| {
+        Full::new(body)
+            .map_err(|never: Infallible| match never {})
+            .boxed_unsync()
+    })
+}
+
+/// The head promises the whole body; after half of it the connection breaks.
+fn half(answer: Answer) -> Response<Body> {
+    let length = answer.body().len();
+    let mut answer = answer.map(|body| {
+        let half = Ok(Frame::data(body.slice(..length / 2)));
+        let broken = Err(io::Error::from(io::ErrorKind::ConnectionReset));
+        StreamBody::new(stream::iter([half, broken])).boxed_unsync()
+    });
+    answer
+        .headers_mut()
+        .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    answer
+}
+
+/// A client for the calls that a simulated system makes by itself: follows no redirect, uses no proxy.
+pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, StartError> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy();
+    Ok(builder.timeout(timeout).build()?)
+}
+
+/// State under one lock whose every change wakes those who wait for something in it.
+pub(crate) struct Shared<T> {
+    data: Mutex<T>,
+    changed: watch::Sender<()>,
+}
+
+impl<T> Shared<T> {
+    pub fn new(data: T) -> Self {
+        Self {
+            data: Mutex::new(data),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    pub fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(&self.data.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn write<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+        let result = change(&mut self.data.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.send_replace(());
+        result
+    }
+
+    /// Waits until `count` reaches `wanted`.
+    pub async fn wait(
+        &self,
+        what: &'static str,
+        wanted: usize,
+        within: Duration,
+        count: impl Fn(&T) -> usize,
+    ) -> Result<(), Late> {
+        let mut changes = self.changed.subscribe();
+        let enough = async {
+            while self.read(&count) < wanted {
+                // The sender lives as long as `self`.
+                let _ = changes.changed().await;
+            }
+        };
+        match tokio::time::timeout(within, enough).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(Late {
+                what,
+                seen: self.read(&count),
+                wanted,
+                within,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(authorization: &[&str], content_type: &str) -> Call {
+        let mut headers = HeaderMap::new();
+        for value in authorization {
+            headers.append(AUTHORIZATION, value.parse().unwrap());
+        }
+        headers.insert(CONTENT_TYPE, content_type.parse().unwrap());
+        let query = "after=2&name=a%20b".to_owned();
+        Call {
+            method: Method::GET,
+            path: "/".to_owned(),
+            query,
+            headers,
+            body: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn a_credential_needs_its_scheme_and_must_be_the_only_one() {
+        assert_eq!(call(&["bearer abc"], "a/b").credential("Bearer"), Some("abc"));
+        assert_eq!(call(&["Basic abc"], "a/b").credential("Bearer"), None);
+        assert_eq!(call(&["Bearer"], "a/b").credential("Bearer"), None);
+        assert_eq!(call(&["Bearer a", "Bearer b"], "a/b").credential("Bearer"), None);
+    }
+
+    #[test]
+    fn a_media_type_may_have_parameters() {
+        assert!(call(&[], "Application/JSON; charset=utf-8").is("application/json"));
+        assert!(!call(&[], "application/jsonp").is("application/json"));
+    }
+
+    #[test]
+    fn query_values_are_decoded() {
+        assert_eq!(call(&[], "a/b").query_value("name").as_deref(), Some("a b"));
+        assert_eq!(call(&[], "a/b").query_value("none"), None);
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_with_the_change_or_says_what_was_there() {
+        let shared = Arc::new(Shared::new(vec![1]));
+        let late = shared
+            .wait("numbers", 2, Duration::ZERO, Vec::len)
+            .await
+            .unwrap_err();
+        assert_eq!(late.to_string(), "1 of 2 numbers after 0ns");
+        let waiting = tokio::spawn({
+            let shared = Arc::clone(&shared);
+            async move { shared.wait("numbers", 2, Duration::from_secs(5), Vec::len).await }
+        });
+        tokio::task::yield_now().await;
+        shared.write(|numbers| numbers.push(2));
+        waiting.await.unwrap().unwrap();
+    }
+}
