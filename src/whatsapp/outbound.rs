@@ -18,12 +18,13 @@ pub struct OutboundMessage {
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Content {
-    Text { text: Text, preview_url: bool },
+    Text { text: Text },
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize)]
 struct Text {
     body: String,
+    preview_url: bool,
 }
 
 impl OutboundMessage {
@@ -35,8 +36,7 @@ impl OutboundMessage {
             recipient_type: "individual",
             to: to.into(),
             content: Content::Text {
-                text: Text { body },
-                preview_url,
+                text: Text { body, preview_url },
             },
         }
     }
@@ -75,9 +75,9 @@ mod tests {
         assert_eq!(
             message("hola"),
             json!({"recipient_type": "individual", "to": "34600000001", "type": "text",
-                   "text": {"body": "hola"}, "preview_url": false})
+                   "text": {"body": "hola", "preview_url": false}})
         );
-        assert_eq!(message("see https://example.org")["preview_url"], true);
+        assert_eq!(message("see https://example.org")["text"]["preview_url"], true);
     }
 
     #[test]

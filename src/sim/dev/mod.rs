@@ -1,1 +1,14 @@
+//! `cargo dev`: a whole installation on this machine, with a real control plane and simulated neighbours.
+//!
+//! `site` installs and runs the product as a cluster would, and is what the tests use too; `up` brings everything up
+//! for a person, `smoke` drives it through a conversation, `send` plays a WhatsApp user.
 
+mod cli;
+mod cluster;
+pub mod objects;
+pub mod site;
+mod smoke;
+mod up;
+mod user;
+
+pub use self::cli::main;

@@ -1,0 +1,512 @@
+//! One installation of the product on a cluster, as the chart would make it: namespaces, roles, a ServiceAccount
+//! with a token of its own for each role, the configuration file, and both roles as processes.
+
+use std::{
+    fmt::Write as _,
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::{Secret, ServiceAccount},
+};
+use kube::{
+    Api, Client,
+    api::PostParams,
+    config::Kubeconfig,
+    runtime::{conditions, wait::await_condition},
+};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::objects::{self, ObjectError};
+use crate::{
+    api::crd,
+    controller::DEFAULT_INSTALLATION_KEY,
+    sim::controlplane::{Child, Guard},
+};
+
+/// The roles, from the chart's own files: what it grants and what is tested here can't differ.
+const CONTROLLER_RULES: &str =
+    include_str!("../../../charts/aura-whatsapp-operator/files/rbac/controller.yaml");
+const CONTROLLER_RELEASE_RULES: &str =
+    include_str!("../../../charts/aura-whatsapp-operator/files/rbac/controller-release.yaml");
+const BRIDGE_RULES: &str = include_str!("../../../charts/aura-whatsapp-operator/files/rbac/bridge.yaml");
+
+/// The name of the one environment that a site has.
+pub const ENVIRONMENT: &str = "es-dev";
+
+/// The ServiceAccounts.
+const CONTROLLER: &str = "aura-whatsapp-controller";
+const BRIDGE: &str = "aura-whatsapp-bridge";
+
+/// The site could not be made or a process of it not started.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    /// An object was refused.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// The API server did not answer or refused.
+    #[error("the API server, {doing}: {source}")]
+    Api {
+        /// What was being done.
+        doing: &'static str,
+        /// Its answer.
+        source: Box<kube::Error>,
+    },
+    /// A file or process.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A process ended before it was ready.
+    #[error("the {name} ended before it was ready ({status}):\n{output}")]
+    Died {
+        /// Which.
+        name: &'static str,
+        /// How it ended.
+        status: String,
+        /// The end of its log.
+        output: String,
+    },
+    /// A process did not become ready.
+    #[error("the {name} is not ready after {after:?}:\n{output}")]
+    NotReady {
+        /// Which.
+        name: &'static str,
+        /// How long was waited.
+        after: Duration,
+        /// The end of its log.
+        output: String,
+    },
+    /// The kubeconfig can't be used.
+    #[error("the kubeconfig can't be used: {0}")]
+    Kubeconfig(String),
+    /// No port.
+    #[error("no free port on 127.0.0.1 between 30000 and 32767")]
+    NoPort,
+}
+
+fn api(doing: &'static str) -> impl Fn(kube::Error) -> SiteError {
+    move |source| SiteError::Api {
+        doing,
+        source: Box::new(source),
+    }
+}
+
+fn io_error(doing: &'static str) -> impl Fn(io::Error) -> SiteError {
+    move |source| SiteError::Io { doing, source }
+}
+
+/// What a site is made from.
+pub struct Plan<'a> {
+    /// An administrator's client of the cluster.
+    pub client: Client,
+    /// The administrator's kubeconfig: server and certificate are taken from it.
+    pub kubeconfig: &'a Path,
+    /// Ends the processes if we cannot.
+    pub guard: Guard,
+    /// The program under test: `aura-whatsapp-operator`.
+    pub program: &'a Path,
+    /// Where the site keeps its files: configuration, credentials, journal, logs.
+    pub dir: PathBuf,
+    /// The namespace that it is installed in; it must exist.
+    pub release_namespace: &'a str,
+    /// The namespaces whose channels it serves; they must exist.
+    pub watched: &'a [String],
+    /// The simulated Kernel.
+    pub kernel_url: &'a str,
+    /// The simulated Aura's message URL.
+    pub aura_url: &'a str,
+    /// The API key that the bridge presents to Aura.
+    pub aura_key: &'a str,
+    /// The API key that Aura presents to the bridge.
+    pub reply_key: &'a str,
+    /// What both roles log.
+    pub log_filter: &'a str,
+    /// Further lines of the environment's configuration, indented by four spaces.
+    pub environment_extra: &'a str,
+    /// Further top-level lines of the configuration.
+    pub config_extra: &'a str,
+}
+
+/// One installation.
+pub struct Site {
+    client: Client,
+    guard: Guard,
+    program: PathBuf,
+    dir: PathBuf,
+    release_namespace: String,
+    log_filter: String,
+    controller_kubeconfig: PathBuf,
+    bridge_kubeconfig: PathBuf,
+    /// Where Kernel calls.
+    pub public: SocketAddr,
+    /// Where Aura replies.
+    pub internal: SocketAddr,
+    /// The bridge's health and metrics.
+    pub bridge_admin: SocketAddr,
+    /// The controller's health and metrics.
+    pub controller_admin: SocketAddr,
+}
+
+/// Installs the resource's definition and waits until the API server serves it.
+///
+/// # Errors
+/// When the API server refuses it.
+pub async fn install_crd(client: &Client) -> Result<(), SiteError> {
+    let definition =
+        crd::definition().map_err(|error| ObjectError::Yaml("the CRD".into(), error.to_string()))?;
+    let name = definition.metadata.name.clone().unwrap_or_default();
+    let value = serde_json::to_value(&definition)
+        .map_err(|error| ObjectError::Yaml("the CRD".to_owned(), error.to_string()))?;
+    objects::apply(client, value).await?;
+    await_condition(Api::all(client.clone()), &name, conditions::is_crd_established())
+        .await
+        .map_err(|error| SiteError::Kubeconfig(format!("the CRD was not established: {error}")))?;
+    Ok(())
+}
+
+impl Site {
+    /// Creates identities, roles and files. Starts nothing.
+    ///
+    /// # Errors
+    /// When the API server or the file system refuses.
+    pub async fn install(plan: Plan<'_>) -> Result<Self, SiteError> {
+        let client = plan.client.clone();
+        identity(&client, plan.release_namespace, CONTROLLER).await?;
+        identity(&client, plan.release_namespace, BRIDGE).await?;
+        let release_rules =
+            CONTROLLER_RELEASE_RULES.replace("INSTALLATION_KEY_SECRET", DEFAULT_INSTALLATION_KEY);
+        let release = plan.release_namespace;
+        grant(
+            &client,
+            release,
+            "aura-whatsapp-controller-release",
+            &release_rules,
+            release,
+            CONTROLLER,
+        )
+        .await?;
+        for namespace in plan.watched {
+            grant(
+                &client,
+                namespace,
+                CONTROLLER,
+                CONTROLLER_RULES,
+                release,
+                CONTROLLER,
+            )
+            .await?;
+            grant(&client, namespace, BRIDGE, BRIDGE_RULES, release, BRIDGE).await?;
+        }
+
+        std::fs::create_dir_all(plan.dir.join("credentials")).map_err(io_error("make the site's folder"))?;
+        let site = Self {
+            controller_kubeconfig: kubeconfig(&plan, &client, CONTROLLER).await?,
+            bridge_kubeconfig: kubeconfig(&plan, &client, BRIDGE).await?,
+            client,
+            guard: plan.guard.clone(),
+            program: plan.program.to_owned(),
+            dir: plan.dir.clone(),
+            release_namespace: release.to_owned(),
+            log_filter: plan.log_filter.to_owned(),
+            public: free_address()?,
+            internal: free_address()?,
+            bridge_admin: free_address()?,
+            controller_admin: free_address()?,
+        };
+        for (name, key) in [("aura-out", plan.aura_key), ("aura-in", plan.reply_key)] {
+            write_private(&site.dir.join("credentials").join(name), key.as_bytes())?;
+        }
+        let config = site.configuration(&plan);
+        std::fs::write(site.dir.join("config.yaml"), config).map_err(io_error("write the configuration"))?;
+        Ok(site)
+    }
+
+    fn configuration(&self, plan: &Plan<'_>) -> String {
+        let list = plan.watched.join(", ");
+        let credentials = self.dir.join("credentials");
+        let mut text = format!(
+            "watchNamespaces: [{list}]\nenvironments:\n  {ENVIRONMENT}:\n    namespaces: [{list}]\n    insecure: true\n"
+        );
+        let _ = write!(
+            text,
+            "    publicUrl: http://{public}\n    kernel: {{apiUrl: {kernel}, authUrl: {kernel}, timeout: 5s}}\n    \
+             registration: {{perSecond: 50, concurrent: 8}}\n    aura:\n      messagesUrl: {aura}\n      \
+             replyUrl: http://{internal}\n      timeout: 5s\n      outboundAuth: {{apiKeyFile: {out}}}\n      \
+             inboundAuth: {{apiKeyFile: {inbound}}}\n{environment}{extra}",
+            public = self.public,
+            kernel = plan.kernel_url,
+            aura = plan.aura_url,
+            internal = self.internal,
+            out = credentials.join("aura-out").display(),
+            inbound = credentials.join("aura-in").display(),
+            environment = plan.environment_extra,
+            extra = plan.config_extra,
+        );
+        text
+    }
+
+    /// The folder of the site's files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The log of a role: `controller` or `bridge`.
+    pub fn log(&self, role: &str) -> PathBuf {
+        self.dir.join(format!("{role}.log"))
+    }
+
+    fn command(&self, role: &str, kubeconfig: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        // A proxy is for the world outside: it would not find this machine's loopback.
+        for name in [
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+            "KUBECONFIG",
+        ] {
+            command.env_remove(name);
+        }
+        command
+            .arg(role)
+            .arg("--config")
+            .arg(self.dir.join("config.yaml"))
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args([
+                "--namespace",
+                &self.release_namespace,
+                "--log-filter",
+                &self.log_filter,
+            ]);
+        command
+    }
+
+    /// Starts the controller and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or does not become ready.
+    pub async fn start_controller(&self) -> Result<Child, SiteError> {
+        let mut command = self.command("controller", &self.controller_kubeconfig);
+        command
+            .arg("--admin-listen")
+            .arg(self.controller_admin.to_string());
+        let child = self
+            .guard
+            .spawn("controller", command, &self.log("controller"))
+            .map_err(io_error("start the controller"))?;
+        wait_ready(&child, "controller", self.controller_admin).await?;
+        Ok(child)
+    }
+
+    /// Starts the bridge and waits until it is ready. The first time, waits for the installation key as a kubelet
+    /// does that is to mount it.
+    ///
+    /// # Errors
+    /// When it ends or does not become ready.
+    pub async fn start_bridge(&self) -> Result<Child, SiteError> {
+        self.mount_installation_key().await?;
+        let mut command = self.command("bridge", &self.bridge_kubeconfig);
+        command
+            .arg("--installation-key")
+            .arg(self.dir.join("installation-key"))
+            .arg("--data-dir")
+            .arg(self.dir.join("data"))
+            .args(["--public-listen", &self.public.to_string()])
+            .args(["--internal-listen", &self.internal.to_string()])
+            .args(["--admin-listen", &self.bridge_admin.to_string()])
+            .args(["--grace", "5"]);
+        let child = self
+            .guard
+            .spawn("bridge", command, &self.log("bridge"))
+            .map_err(io_error("start the bridge"))?;
+        wait_ready(&child, "bridge", self.bridge_admin).await?;
+        Ok(child)
+    }
+
+    async fn mount_installation_key(&self) -> Result<(), SiteError> {
+        let folder = self.dir.join("installation-key");
+        if folder.exists() {
+            return Ok(());
+        }
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.release_namespace);
+        let there = |secret: Option<&Secret>| secret.is_some();
+        let secret = tokio::time::timeout(
+            READY_WITHIN,
+            await_condition(secrets, DEFAULT_INSTALLATION_KEY, there),
+        )
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .flatten()
+        .ok_or_else(|| SiteError::Kubeconfig("no installation key: is the controller running?".to_owned()))?;
+        std::fs::create_dir_all(self.dir.join("data")).map_err(io_error("make the data folder"))?;
+        let partial = self.dir.join("installation-key.new");
+        std::fs::create_dir_all(&partial).map_err(io_error("mount the installation key"))?;
+        for (name, value) in secret.data.unwrap_or_default() {
+            write_private(&partial.join(name), &value.0)?;
+        }
+        std::fs::rename(&partial, &folder).map_err(io_error("mount the installation key"))
+    }
+}
+
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+async fn wait_ready(child: &Child, name: &'static str, admin: SocketAddr) -> Result<(), SiteError> {
+    let start = tokio::time::Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().map_err(io_error("wait for a process"))? {
+            return Err(SiteError::Died {
+                name,
+                status: status.to_string(),
+                output: child.output(20),
+            });
+        }
+        if get(admin, "/readyz")
+            .await
+            .is_some_and(|(status, _)| status == 200)
+        {
+            return Ok(());
+        }
+        if start.elapsed() > READY_WITHIN {
+            return Err(SiteError::NotReady {
+                name,
+                after: READY_WITHIN,
+                output: child.output(20),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A page of an admin listener; `None` where nobody answers.
+pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(5))
+        .build()
+        .ok()?;
+    let response = client.get(format!("http://{address}{path}")).send().await.ok()?;
+    let status = response.status().as_u16();
+    Some((status, response.text().await.ok()?))
+}
+
+/// The resident memory of a process, in bytes.
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim()
+        .strip_suffix(" kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
+}
+
+/// Ports that no other site of this process was given, below the range that outgoing connections use: a bridge that
+/// is restarted finds its port free.
+fn free_address() -> Result<SocketAddr, SiteError> {
+    const FIRST: u16 = 30_000;
+    const COUNT: u16 = 2_768;
+    static NEXT: AtomicU16 = AtomicU16::new(u16::MAX);
+    let _ = NEXT.compare_exchange(
+        u16::MAX,
+        fastrand::u16(0..COUNT),
+        Ordering::Relaxed,
+        Ordering::Relaxed,
+    );
+    for _ in 0..COUNT {
+        let port = FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    Err(SiteError::NoPort)
+}
+
+fn write_private(path: &Path, content: &[u8]) -> Result<(), SiteError> {
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt};
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(path).map_err(io_error("write a credential"))?;
+    file.write_all(content).map_err(io_error("write a credential"))
+}
+
+async fn identity(client: &Client, namespace: &str, name: &str) -> Result<(), SiteError> {
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+                         "metadata": {"name": name, "namespace": namespace}});
+    objects::apply(client, account).await?;
+    Ok(())
+}
+
+async fn grant(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    rules: &str,
+    release: &str,
+    account: &str,
+) -> Result<(), SiteError> {
+    let rules = objects::parse(rules, name)?.pop().unwrap_or(Value::Null);
+    let metadata = json!({"name": name, "namespace": namespace});
+    let api_version = "rbac.authorization.k8s.io/v1";
+    let role = json!({"apiVersion": api_version, "kind": "Role", "metadata": metadata, "rules": rules});
+    let binding = json!({
+        "apiVersion": api_version, "kind": "RoleBinding", "metadata": metadata,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": release}],
+    });
+    objects::apply(client, role).await?;
+    objects::apply(client, binding).await?;
+    Ok(())
+}
+
+/// A kubeconfig with a token of the ServiceAccount's own, good for a day.
+async fn kubeconfig(plan: &Plan<'_>, client: &Client, account: &str) -> Result<PathBuf, SiteError> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), plan.release_namespace);
+    let request = TokenRequest {
+        spec: TokenRequestSpec {
+            expiration_seconds: Some(24 * 3600),
+            ..TokenRequestSpec::default()
+        },
+        ..TokenRequest::default()
+    };
+    let issued = accounts
+        .create_token_request(account, &PostParams::default(), &request)
+        .await
+        .map_err(api("issue a token"))?;
+    let token = issued.status.map(|status| status.token).unwrap_or_default();
+    let admin =
+        Kubeconfig::read_from(plan.kubeconfig).map_err(|error| SiteError::Kubeconfig(error.to_string()))?;
+    let current = admin.current_context.clone().unwrap_or_default();
+    let cluster = admin
+        .contexts
+        .iter()
+        .find(|context| context.name == current)
+        .and_then(|context| context.context.as_ref())
+        .map(|context| context.cluster.clone())
+        .unwrap_or_default();
+    let own = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": account,
+        "clusters": admin.clusters.iter().filter(|one| one.name == cluster).collect::<Vec<_>>(),
+        "users": [{"name": account, "user": {"token": token}}],
+        "contexts": [{"name": account,
+                      "context": {"cluster": cluster, "user": account, "namespace": plan.release_namespace}}],
+    });
+    let path = plan.dir.join(format!("{account}.kubeconfig"));
+    write_private(&path, own.to_string().as_bytes())?;
+    Ok(path)
+}
