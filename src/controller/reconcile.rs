@@ -483,7 +483,7 @@ impl<'a> Pass<'a> {
             };
             tracing::info!(
                 namespace = self.namespace, name, channel = %self.id, ready = ready.status, reason = ready.reason,
-                message = ready.message, "status changed"
+                note = ready.message, "status changed"
             );
             self.event(channel, kind, &ready.reason, &ready.message).await;
         }

@@ -314,6 +314,13 @@ fn build_program() -> anyhow::Result<PathBuf> {
     if folder.ends_with("release") {
         command.arg("--release");
     }
+    // What `cargo run` tells this program of itself; build scripts that look at it would build everything anew.
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("CARGO_PKG_") || name_text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
     let status = command.status().context("can't run cargo")?;
     if !status.success() {
         bail!("the program does not build");
