@@ -190,7 +190,7 @@ fn granted(body: &[u8], asked: &[String]) -> Result<(AccessToken, Duration), Ker
         return Err(KernelError::InvalidResponse("the token is not one"));
     }
     // RFC 6749, section 5.1: an absent scope means the one asked for.
-    if let Some(scope) = granted.scope.filter(|scope| !scope.is_empty()) {
+    if let Some(scope) = granted.scope {
         let have: HashSet<&str> = scope.split_whitespace().collect();
         let missing: Vec<String> = asked
             .iter()
@@ -245,6 +245,7 @@ mod tests {
             KernelError::ScopeNotGranted(vec!["a:y".into()])
         );
         assert!(granted(br#"{"access_token":"t"}"#, &asked()).is_ok());
+        assert!(granted(br#"{"access_token":"t","scope":""}"#, &asked()).is_err(), "nothing was granted");
     }
 
     #[test]

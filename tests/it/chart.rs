@@ -8,15 +8,20 @@ use std::{
 };
 
 use aura_whatsapp_operator::{
+    cli::Cli,
     config::{CredentialSource, Installation},
     sim::controlplane::Tool,
 };
+use clap::{CommandFactory, Parser};
 use k8s_openapi::{
-    api::core::v1::{Namespace, Pod},
+    api::{
+        authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
+        core::v1::{Namespace, Pod},
+    },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api,
+    Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
@@ -24,7 +29,6 @@ use tokio::process::Command;
 
 use crate::support;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const RELEASE: &str = "shop";
 const SMALL: &str = "small-values.yaml";
 const FULL: &str = "full-values.yaml";
@@ -32,11 +36,11 @@ const FULL: &str = "full-values.yaml";
 const CLUSTER_KINDS: [&str; 3] = ["CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"];
 
 fn chart() -> PathBuf {
-    Path::new(ROOT).join("charts/aura-whatsapp-operator")
+    support::project().join("charts/aura-whatsapp-operator")
 }
 
 fn read(path: impl AsRef<Path>) -> String {
-    let path = Path::new(ROOT).join(path);
+    let path = support::project().join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -171,7 +175,7 @@ impl Objects {
 
 /// `kubectl apply` of the rendered text to the API server, strictly; what it wrote to standard error, and whether it
 /// went well.
-async fn kubectl_apply(cluster: &support::Cluster, text: &str, flags: &[&str]) -> (bool, String) {
+async fn kubectl_apply(cluster: &support::TestCluster, text: &str, flags: &[&str]) -> (bool, String) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
     let output = Command::new(support::assets().await.path(Tool::Kubectl))
@@ -243,9 +247,9 @@ async fn an_upgrade_changes_nothing_that_cannot_be_changed() {
 
     let next = tempfile::tempdir().unwrap();
     copy(&chart(), next.path());
-    let file = next.path().join("Chart.yaml");
+    let description = next.path().join("Chart.yaml");
     let version = |line: &str| line.starts_with("version:") || line.starts_with("appVersion:");
-    let changed: Vec<String> = std::fs::read_to_string(&file)
+    let changed: Vec<String> = std::fs::read_to_string(&description)
         .unwrap()
         .lines()
         .map(|line| {
@@ -256,7 +260,7 @@ async fn an_upgrade_changes_nothing_that_cannot_be_changed() {
             }
         })
         .collect();
-    std::fs::write(&file, changed.join("\n")).unwrap();
+    std::fs::write(&description, changed.join("\n")).unwrap();
     let mut render = render()
         .set("bridge.grace", &json!(60))
         .set("credentialSecrets", &json!(["another", "aura-es-pro"]))
@@ -360,6 +364,152 @@ async fn the_rendered_roles_are_the_shared_files() {
     assert_eq!(granted(&none), BTreeSet::new());
 }
 
+/// Whether a ServiceAccount may do this, as the API server sees it: `verb group/resource[/subresource]`.
+async fn may(client: &Client, account: &str, namespace: &str, what: &str, name: Option<&str>) -> bool {
+    let (verb, resource) = what.split_once(' ').unwrap();
+    let mut parts = resource.split('/').map(ToOwned::to_owned);
+    let review = SubjectAccessReview {
+        spec: SubjectAccessReviewSpec {
+            user: Some(account.to_owned()),
+            resource_attributes: Some(ResourceAttributes {
+                verb: Some(verb.to_owned()),
+                group: parts.next(),
+                resource: parts.next(),
+                subresource: parts.next(),
+                namespace: Some(namespace.to_owned()),
+                name: name.map(ToOwned::to_owned),
+                ..ResourceAttributes::default()
+            }),
+            ..SubjectAccessReviewSpec::default()
+        },
+        ..SubjectAccessReview::default()
+    };
+    let reviews: Api<SubjectAccessReview> = Api::all(client.clone());
+    let answer = reviews.create(&PostParams::default(), &review).await.unwrap();
+    answer.status.unwrap().allowed
+}
+
+#[tokio::test]
+async fn each_role_may_do_its_work_in_the_watched_namespaces_and_nothing_else() {
+    const KEY: &str = "shop-aura-whatsapp-operator-installation-key";
+    const CHANNELS: &str = "channels.auracognitive.com/whatsappchannels";
+    const RESOURCES: [&str; 9] = [
+        CHANNELS,
+        "channels.auracognitive.com/whatsappchannels/status",
+        "channels.auracognitive.com/whatsappchannels/finalizers",
+        "/secrets",
+        "/configmaps",
+        "/pods",
+        "events.k8s.io/events",
+        "apps/deployments",
+        "rbac.authorization.k8s.io/roles",
+    ];
+    const VERBS: [&str; 8] = [
+        "get",
+        "list",
+        "watch",
+        "create",
+        "update",
+        "patch",
+        "delete",
+        "deletecollection",
+    ];
+    let cluster = support::cluster().await;
+    let client = cluster.admin();
+    let (release, watched, other) = (
+        cluster.namespace("chart-rights").await,
+        cluster.namespace("chart-rights-watched").await,
+        cluster.namespace("chart-rights-other").await,
+    );
+    let objects = Render::example(SMALL)
+        .watching(&[&watched])
+        .objects(&release)
+        .await;
+    let roles: Vec<&Value> = ["Role", "RoleBinding"]
+        .iter()
+        .flat_map(|kind| objects.of_kind(kind))
+        .collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": roles}).to_string();
+    let (fine, errors) = kubectl_apply(cluster, &list, &[]).await;
+    assert!(fine, "{errors}");
+    let account = |role: &str| format!("system:serviceaccount:{release}:shop-aura-whatsapp-operator-{role}");
+    let (controller, bridge) = (account("controller"), account("bridge"));
+
+    // The API server learns of new roles a moment after it has stored them.
+    let deadline = Instant::now() + support::SOON;
+    while !may(&client, &controller, &release, "get /secrets", Some(KEY)).await
+        || !may(&client, &controller, &watched, "watch /secrets", None).await
+        || !may(&client, &bridge, &watched, "get /secrets", None).await
+    {
+        assert!(Instant::now() < deadline, "the roles are not in force");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let reading = ["get", "list", "watch"].map(|verb| format!("{verb} {CHANNELS}"));
+    let mut for_controller = BTreeSet::from(reading.clone());
+    for_controller.extend([
+        format!("patch {CHANNELS}"),
+        format!("patch {CHANNELS}/status"),
+        "get /secrets".to_owned(),
+        "list /secrets".to_owned(),
+        "watch /secrets".to_owned(),
+        "create events.k8s.io/events".to_owned(),
+        "patch events.k8s.io/events".to_owned(),
+    ]);
+    let mut for_bridge = BTreeSet::from(reading);
+    for_bridge.insert("get /secrets".to_owned());
+    let nothing = BTreeSet::new();
+    let only_the_key = BTreeSet::from(["create /secrets".to_owned()]);
+    let cases = [
+        (&controller, &watched, &for_controller),
+        (&controller, &release, &only_the_key),
+        (&controller, &other, &nothing),
+        (&bridge, &watched, &for_bridge),
+        (&bridge, &release, &nothing),
+        (&bridge, &other, &nothing),
+    ];
+    for (account, namespace, expected) in cases {
+        let mut allowed = BTreeSet::new();
+        for verb in VERBS {
+            let answers = RESOURCES.map(|resource| {
+                let (client, what) = (&client, format!("{verb} {resource}"));
+                async move { may(client, account, namespace, &what, None).await.then_some(what) }
+            });
+            allowed.extend(futures::future::join_all(answers).await.into_iter().flatten());
+        }
+        assert_eq!(&allowed, expected, "{account} in {namespace}");
+    }
+    assert!(!may(&client, &controller, &release, "get /secrets", Some("another")).await);
+    assert!(!may(&client, &bridge, &release, "get /secrets", Some(KEY)).await);
+}
+
+#[tokio::test]
+async fn the_program_takes_the_arguments_and_variables_that_it_is_given() {
+    for example in [SMALL, FULL] {
+        for (role, pod) in Render::example(example).objects("release").await.pods() {
+            let container = &pod.spec.as_ref().unwrap().containers[0];
+            let arguments = container.args.clone().unwrap();
+            if let Err(error) = Cli::try_parse_from([vec!["operator".to_owned()], arguments].concat()) {
+                panic!("{example}, {role}: {error}");
+            }
+            let command = Cli::command();
+            let known: BTreeSet<&str> = command
+                .find_subcommand(&role)
+                .unwrap()
+                .get_arguments()
+                .filter_map(|argument| argument.get_env()?.to_str())
+                .collect();
+            let given: Vec<&str> = container
+                .env
+                .iter()
+                .flatten()
+                .map(|env| env.name.as_str())
+                .collect();
+            assert!(given.contains(&"POD_NAMESPACE"), "{role}: {given:?}");
+            assert!(given.iter().all(|name| known.contains(name)), "{role}: {given:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn values_are_checked() {
     let environment = "environments.es-pro";
@@ -391,6 +541,10 @@ async fn values_are_checked() {
         (
             Render::example(SMALL).set("bridge.limits", &json!({"journalBytes": 1})),
             "journalBytes",
+        ),
+        (
+            Render::example(SMALL).set("bridge.limits", &json!({"maxConnections": 0})),
+            "/bridge/limits/maxConnections",
         ),
         (
             Render::example(SMALL).set("environments.es-pre", &json!({"namespaces": ["a"]})),
@@ -646,7 +800,7 @@ async fn every_container_meets_the_restricted_standard() {
         "metadata": {"name": "plain"}, "spec": {"containers": [{"name": "c", "image": "i"}]},
     }))
     .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(15);
+    let deadline = Instant::now() + support::SOON;
     while pods.create(&dry, &plain).await.is_ok() {
         assert!(Instant::now() < deadline, "the namespace takes any pod");
         tokio::time::sleep(Duration::from_millis(25)).await;

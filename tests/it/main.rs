@@ -1,6 +1,23 @@
-#[test]
-fn x() {
-    println!("{}", env!("CARGO_BIN_EXE_aura-dev"));
-    println!("{}", env!("CARGO_BIN_EXE_aura-whatsapp-operator"));
-    aura_whatsapp_operator::simmy();
-}
+//! The integration tests: one binary, so that linking stays cheap. They run against a real control plane, the
+//! program's own processes and simulated neighbours; each test has a namespace of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test ends where something is not as it should be"
+)]
+
+mod architecture;
+mod bridge;
+mod cli;
+mod crash;
+mod crd;
+mod lifecycle;
+mod outage;
+mod rights;
+mod secrecy;
+mod support;

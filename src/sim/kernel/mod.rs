@@ -375,6 +375,11 @@ impl KernelSim {
         self.count(Endpoint::WebhookSet, client_id)
     }
 
+    /// Every access token that is good now, for tests that look for leaks.
+    pub fn token_values(&self) -> Vec<String> {
+        self.data().read(|data| data.tokens.keys().cloned().collect())
+    }
+
     /// How often a client read its webhook or tried to.
     pub fn webhook_gets(&self, client_id: &str) -> usize {
         self.count(Endpoint::WebhookGet, client_id)

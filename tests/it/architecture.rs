@@ -1,0 +1,111 @@
+//! The arrows between modules hold: what is pure knows no clock, socket, task or Kubernetes client.
+
+use std::{fs, path::Path};
+
+use crate::support::project;
+
+/// Modules that only compute, and what none of them may name.
+const PURE: &[&str] = &[
+    "src/api",
+    "src/whatsapp",
+    "src/convert",
+    "src/keys",
+    "src/aura/activity.rs",
+    "src/delivery/lanes.rs",
+    "src/delivery/backoff.rs",
+    "src/controller/decide.rs",
+    "src/controller/status.rs",
+    "src/controller/schedule.rs",
+    "src/controller/webhook.rs",
+    "src/bridge/routes.rs",
+    "src/bridge/auth.rs",
+    "src/bridge/entry.rs",
+];
+const EFFECTS: &[&str] = &[
+    "tokio::",
+    "reqwest",
+    "hyper",
+    "axum",
+    "kube::Api",
+    "kube::Client",
+    "kube::runtime",
+    "std::fs",
+    "std::net",
+    "SystemTime",
+    "Instant::now",
+    "Timestamp::now",
+    "fastrand",
+];
+
+/// Which module may not look at which.
+const ARROWS: &[(&str, &[&str])] = &[
+    (
+        "src/api",
+        &["crate::config", "crate::kernel", "crate::controller", "crate::bridge", "crate::journal", "crate::cluster"],
+    ),
+    ("src/whatsapp", &["crate::aura", "crate::kernel", "crate::api", "crate::bridge", "crate::controller"]),
+    ("src/journal", &["crate::api", "crate::bridge", "crate::delivery", "crate::kernel"]),
+    ("src/kernel", &["crate::controller", "crate::bridge", "crate::cluster", "crate::sim"]),
+    ("src/controller", &["crate::bridge", "crate::sim", "crate::journal"]),
+    ("src/bridge", &["crate::controller", "crate::sim"]),
+    ("src/delivery", &["crate::bridge", "crate::controller", "crate::kernel"]),
+    ("src/sim/kernel", &["crate::kernel", "crate::whatsapp", "crate::bridge", "crate::controller"]),
+    ("src/sim/aura", &["crate::aura", "crate::convert", "crate::bridge", "crate::controller"]),
+];
+
+fn sources(path: &Path, found: &mut Vec<(String, String)>) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            sources(&entry.unwrap().path(), found);
+        }
+    } else if path.extension().is_some_and(|extension| extension == "rs") {
+        let name = path.strip_prefix(project()).unwrap().display().to_string();
+        found.push((name, fs::read_to_string(path).unwrap()));
+    }
+}
+
+/// The code of a file that is shipped: no comments, no tests.
+fn shipped(text: &str) -> String {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+fn offences(rules: &[(&str, &[&str])]) -> Vec<String> {
+    let mut offences = Vec::new();
+    for (place, forbidden) in rules {
+        let mut files = Vec::new();
+        sources(&project().join(place), &mut files);
+        assert!(!files.is_empty(), "{place} is not there: correct this list");
+        for (file, text) in files.iter().filter(|(file, _)| !file.contains("tests")) {
+            let code = shipped(text);
+            for word in *forbidden {
+                if code.contains(word) {
+                    offences.push(format!("{file} names {word}"));
+                }
+            }
+        }
+    }
+    offences
+}
+
+#[test]
+fn a_pure_module_has_no_effects() {
+    let rules: Vec<(&str, &[&str])> = PURE.iter().map(|place| (*place, EFFECTS)).collect();
+    assert_eq!(offences(&rules), Vec::<String>::new());
+}
+
+#[test]
+fn modules_look_only_where_they_may() {
+    assert_eq!(offences(ARROWS), Vec::<String>::new());
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let mut files = Vec::new();
+    sources(&project().join("src"), &mut files);
+    sources(&project().join("tests"), &mut files);
+    let silent: Vec<_> =
+        files.iter().filter(|(file, text)| !text.starts_with("//!") && !file.ends_with("bin/aura-dev.rs")).collect();
+    assert!(silent.is_empty(), "{:?}", silent.iter().map(|(file, _)| file).collect::<Vec<_>>());
+    assert!(files.len() > 50);
+}

@@ -1,0 +1,92 @@
+//! The command line, as a person meets it.
+
+use std::process::{Command, Output};
+
+use crate::support::{DEV, PROGRAM};
+
+fn run(program: &str, arguments: &[&str]) -> (Output, String) {
+    let output = Command::new(program).args(arguments).env_remove("KUBECONFIG").output().unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned();
+    (output, text)
+}
+
+#[test]
+fn crd_prints_the_definition_that_the_repository_holds() {
+    let (output, text) = run(PROGRAM, &["crd"]);
+    assert!(output.status.success());
+    assert_eq!(text, include_str!("../../crds/whatsappchannels.yaml"));
+}
+
+#[test]
+fn help_teaches() {
+    for (arguments, words) in [
+        (vec!["--help"], vec!["controller", "bridge", "crd", "WhatsAppChannel"]),
+        (vec!["bridge", "--help"], vec!["--data-dir", "--public-listen", "[default: 0.0.0.0:8080]"]),
+        (vec!["controller", "--help"], vec!["--installation-key-secret", "--config", "POD_NAMESPACE"]),
+        (vec!["crd", "--help"], vec!["kubectl apply --server-side"]),
+    ] {
+        let (output, text) = run(PROGRAM, &arguments);
+        assert!(output.status.success());
+        for word in words {
+            assert!(text.contains(word), "{arguments:?} does not tell of {word}:\n{text}");
+        }
+    }
+    let (_, text) = run(DEV, &["--help"]);
+    assert!(text.contains("--smoke") && text.contains("send") && !text.contains("guard"), "{text}");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_is_told_of_in_one_line_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.yaml");
+    for (content, word) in [
+        ("environments: {}\n", "name at least one"),
+        ("environments:\n  es:\n    nonsense: 1\n", "line 3"),
+        ("environments: [\n", "config.yaml"),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        for role in ["controller", "bridge"] {
+            let (output, text) = run(PROGRAM, &[role, "--config", file.to_str().unwrap()]);
+            assert_eq!(output.status.code(), Some(1));
+            assert!(text.starts_with("error: ") && text.contains(word), "{text}");
+        }
+    }
+    let (output, text) = run(PROGRAM, &["bridge", "--config", "/nowhere/config.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains("/nowhere/config.yaml"), "{text}");
+}
+
+#[test]
+fn a_cluster_that_is_not_on_this_machine_is_refused_unless_allowed_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("kubeconfig");
+    let kubeconfig = "{apiVersion: v1, kind: Config, current-context: c, clusters: [{name: c, cluster: {server: \
+                      'https://cluster.invalid:6443'}}], users: [{name: c, user: {token: fake}}], contexts: [{name: c, \
+                      context: {cluster: c, user: c}}]}";
+    std::fs::write(&file, kubeconfig).unwrap();
+    for allowed in [vec![], vec!["--allow-remote"]] {
+        let mut arguments = vec!["--kubeconfig", file.to_str().unwrap()];
+        arguments.extend(allowed);
+        let output = Command::new(DEV)
+            .args(&arguments)
+            .env_remove("CARGO")
+            .env("CARGO_MANIFEST_DIR", dir.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success());
+        assert!(text.contains("cluster.invalid") && text.contains("--allow-remote twice"), "{text}");
+    }
+}
+
+#[test]
+fn sending_without_a_running_cluster_says_what_to_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(DEV)
+        .args(["send", "--to", "1002", "hola"])
+        .env("CARGO_MANIFEST_DIR", dir.path())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("start `cargo dev`"));
+}

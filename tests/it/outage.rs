@@ -1,0 +1,110 @@
+//! While a neighbour is away: what goes on, what waits, and that all recovers by itself (Law 8).
+
+use aura_whatsapp_operator::{
+    api::conditions::Reason,
+    sim::fault::{Endpoint, Fault},
+};
+use serde_json::json;
+
+use crate::support::{SOON, World, condition, private_cluster, ready};
+
+const USER: &str = "34600000001";
+
+#[tokio::test]
+async fn with_the_api_server_stopped_the_bridge_still_routes_also_after_its_own_restart() {
+    let cluster = private_cluster().await;
+    let mut world = World::builder("no-api").start_on(&cluster).await;
+    let number = world.ready_number("1002").await;
+    // One conversation, so that the credentials have been read.
+    world.converse(&number, USER, "uno", 1).await;
+
+    cluster.control_plane.stop_api_server().await.unwrap();
+    world.converse(&number, USER, "dos", 2).await;
+    // A reply whose record was not on disk yet would be sent again, which is not the matter here.
+    world.wait_settled().await;
+
+    world.kill_bridge().await;
+    world.start_bridge().await;
+    world.kernel.user_sends(&number.digits, USER, "tres").unwrap();
+    let activities = world.aura.wait_activities(3, SOON).await.unwrap();
+    assert_eq!(activities[2].text.as_deref(), Some("tres"));
+    // Its reply was taken, and waits for the credentials, which are nowhere but in the Secret.
+    world.aura.wait_replies(3, SOON).await.unwrap();
+    assert_eq!(world.kernel.received(USER).len(), 2);
+
+    cluster.control_plane.start_api_server().await.unwrap();
+    let received = world.wait_received(USER, 3).await;
+    assert_eq!(received[2].text, "Echo: tres");
+    world.ready_number("1004").await;
+}
+
+#[tokio::test]
+async fn with_kernel_stopped_a_new_channel_says_so_and_a_verified_one_stays_ready() {
+    let world = World::start("no-kernel").await;
+    let verified = world.ready_number("1002").await;
+    world.kernel.stop().await;
+    let new = world.add("1004", |_| {}).await;
+    let channel = world.wait_reason(&new, Reason::UpstreamUnavailable).await;
+    assert_eq!(ready(&channel).0, "False");
+    assert_eq!(condition(&channel, "Reconciling").1, Reason::ProgressingWithRetry.as_str());
+    assert_eq!(condition(&channel, "Stalled").0, "");
+
+    world
+        .patch_channel(&verified, json!({"metadata": {"annotations": {"channels.auracognitive.com/requestedAt": "now"}}}))
+        .await;
+    let channel = world
+        .wait_for(&verified, "to have been looked at", |channel| {
+            channel.status.as_ref().unwrap().last_handled_reconcile_at.as_deref() == Some("now")
+        })
+        .await;
+    assert_eq!(ready(&channel).0, "True", "an outage of Kernel turns no verified channel red");
+
+    world.kernel.restart().await.unwrap();
+    world.wait_ready(&new).await;
+    world.converse(&new, USER, "hola", 1).await;
+}
+
+#[tokio::test]
+async fn a_failing_channel_is_retried_less_and_less() {
+    let world = World::start("backoff").await;
+    world.kernel.inject(Fault::status(503).on(Endpoint::Token));
+    let number = world.add("1002", |_| {}).await;
+    // Bounds of the waits, in seconds: the upper halves of 1, 2, 4.
+    world.kernel.wait_calls(Endpoint::Token, 4, SOON).await.unwrap();
+    let times: Vec<_> = world.kernel.calls().iter().map(|call| call.at).collect();
+    let waits: Vec<f64> = times.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_secs_f64()).collect();
+    for (wait, least) in waits.iter().zip([0.5, 1.0, 2.0]) {
+        assert!(*wait >= least * 0.95, "{waits:?}");
+    }
+    world.kernel.clear_faults();
+    // A change of the spec starts the waits anew: nobody waits for the old one.
+    world.patch_channel(&number, json!({"spec": {"phoneNumber": "+34600991002"}})).await;
+    world.wait_ready(&number).await;
+}
+
+#[tokio::test]
+async fn while_aura_or_kernel_is_away_messages_are_taken_and_arrive_afterwards() {
+    let world = World::start("away").await;
+    let number = world.ready_number("1002").await;
+    world.aura.stop().await;
+    world.kernel.user_sends(&number.digits, USER, "uno").unwrap();
+    world.kernel.wait_webhook_calls(1, SOON).await.unwrap();
+    assert!(format!("{:?}", world.kernel.webhook_calls()[0].outcome).contains("200"));
+    world.aura.restart().await.unwrap();
+    world.wait_received(USER, 1).await;
+
+    world.kernel.inject(Fault::status(503).retry_after(1).on(Endpoint::Send).times(2));
+    world.kernel.user_sends(&number.digits, USER, "dos").unwrap();
+    let received = world.wait_received(USER, 2).await;
+    assert_eq!(received[1].text, "Echo: dos");
+}
+
+#[tokio::test]
+async fn a_revoked_token_costs_no_reply() {
+    let world = World::start("revoked").await;
+    let number = world.ready_number("1002").await;
+    world.converse(&number, USER, "uno", 1).await;
+    assert!(world.kernel.revoke_tokens(&number.client_id) > 0);
+    let received = world.converse(&number, USER, "dos", 2).await;
+    assert_eq!(received.len(), 2);
+}

@@ -1,0 +1,188 @@
+//! One installation with its simulated neighbours.
+
+use std::{net::SocketAddr, path::Path};
+
+use aura_whatsapp_operator::{
+    api::WhatsAppChannel,
+    sim::{
+        aura::{AuraOptions, AuraSim, Behaviour},
+        controlplane::Child,
+        dev::site::{self, Plan, Site},
+        kernel::{KernelOptions, KernelSim},
+    },
+};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{PROGRAM, SOON, TestCluster, cluster};
+
+/// The key that the bridge presents to Aura, and Aura to the bridge.
+pub const AURA_KEY: &str = "fake-key-towards-aura-0001";
+pub const REPLY_KEY: &str = "fake-key-from-aura-000002";
+
+/// How a world differs from the usual one.
+pub struct WorldBuilder {
+    prefix: &'static str,
+    kernel: KernelOptions,
+    behaviour: Behaviour,
+    log_filter: String,
+    config_extra: String,
+    aura_key: String,
+    reply_key: String,
+}
+
+/// An installation in a namespace of its own, running.
+pub struct World {
+    pub namespace: String,
+    pub client: Client,
+    pub kernel: KernelSim,
+    pub aura: AuraSim,
+    pub site: Site,
+    pub controller: Option<Child>,
+    pub bridge: Option<Child>,
+    _dir: TempDir,
+}
+
+impl World {
+    /// A world whose namespace begins with `prefix`.
+    pub fn builder(prefix: &'static str) -> WorldBuilder {
+        WorldBuilder {
+            prefix,
+            kernel: KernelOptions { revoke_on_rotate: true, ..KernelOptions::default() },
+            behaviour: Behaviour::Echo,
+            log_filter: "info".to_owned(),
+            config_extra: String::new(),
+            aura_key: AURA_KEY.to_owned(),
+            reply_key: REPLY_KEY.to_owned(),
+        }
+    }
+
+    /// The usual world.
+    pub async fn start(prefix: &'static str) -> Self {
+        Self::builder(prefix).start().await
+    }
+
+    pub fn channels(&self) -> Api<WhatsAppChannel> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The log of a role so far.
+    pub fn log(&self, role: &str) -> String {
+        std::fs::read_to_string(self.site.log(role)).unwrap_or_default()
+    }
+
+    /// Kills the bridge as the kernel would, without a word.
+    pub async fn kill_bridge(&mut self) {
+        self.bridge.take().unwrap().kill9().await.unwrap();
+    }
+
+    /// Starts the bridge again on the same volume and ports.
+    pub async fn start_bridge(&mut self) {
+        self.bridge = Some(self.site.start_bridge().await.unwrap_or_else(|error| panic!("{error}")));
+    }
+
+    /// Waits until every message that the bridge has accepted is delivered or given up, and that is on disk.
+    pub async fn wait_settled(&self) {
+        let start = tokio::time::Instant::now();
+        while self.metric(self.site.bridge_admin, "aura_whatsapp_pending_messages").await > 0.0 {
+            assert!(start.elapsed() < SOON, "messages are still pending\n{}", self.log("bridge"));
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A metric of a role's page: the sum over its labels.
+    pub async fn metric(&self, admin: SocketAddr, name: &str) -> f64 {
+        let (_, page) = site::get(admin, "/metrics").await.expect("the admin listener answers");
+        page.lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+}
+
+impl WorldBuilder {
+    pub fn kernel(mut self, change: impl FnOnce(&mut KernelOptions)) -> Self {
+        change(&mut self.kernel);
+        self
+    }
+
+    pub fn aura(mut self, behaviour: Behaviour) -> Self {
+        self.behaviour = behaviour;
+        self
+    }
+
+    pub fn log_filter(mut self, filter: &str) -> Self {
+        filter.clone_into(&mut self.log_filter);
+        self
+    }
+
+    /// Lines at the top of the configuration.
+    pub fn config(mut self, lines: &str) -> Self {
+        self.config_extra = format!("{lines}\n");
+        self
+    }
+
+    pub fn keys(mut self, aura_key: &str, reply_key: &str) -> Self {
+        aura_key.clone_into(&mut self.aura_key);
+        reply_key.clone_into(&mut self.reply_key);
+        self
+    }
+
+    /// Starts it on the control plane that all tests share.
+    pub async fn start(self) -> World {
+        self.start_on(cluster().await).await
+    }
+
+    /// Starts it on this control plane.
+    pub async fn start_on(self, cluster: &TestCluster) -> World {
+        let namespace = cluster.namespace(self.prefix).await;
+        let client = cluster.admin();
+        let kernel = KernelSim::start(self.kernel).await.unwrap();
+        let mut aura_options = AuraOptions::new(&self.aura_key, &self.reply_key);
+        aura_options.behaviour = self.behaviour;
+        let aura = AuraSim::start(aura_options).await.unwrap();
+        let dir = TempDir::with_prefix("aura-test-site-").unwrap();
+        let site = Site::install(Plan {
+            client: client.clone(),
+            kubeconfig: cluster.kubeconfig(),
+            guard: cluster.guard.clone(),
+            program: Path::new(PROGRAM),
+            dir: dir.path().join("site"),
+            release_namespace: &namespace,
+            watched: std::slice::from_ref(&namespace),
+            kernel_url: &kernel.url(),
+            aura_url: &aura.messages_url(),
+            aura_key: &self.aura_key,
+            reply_key: &self.reply_key,
+            log_filter: &self.log_filter,
+            environment_extra: "",
+            config_extra: &self.config_extra,
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+        let controller = site.start_controller().await.unwrap_or_else(|error| panic!("{error}"));
+        let bridge = site.start_bridge().await.unwrap_or_else(|error| panic!("{error}"));
+        World {
+            namespace,
+            client,
+            kernel,
+            aura,
+            site,
+            controller: Some(controller),
+            bridge: Some(bridge),
+            _dir: dir,
+        }
+    }
+}
+
+/// An object with a namespace put into it.
+pub fn in_namespace(mut object: Value, namespace: &str) -> Value {
+    object["metadata"]["namespace"] = namespace.into();
+    object
+}
