@@ -25,7 +25,7 @@ use super::{
     snapshot,
     state::Shared,
 };
-use crate::{api::WhatsAppChannel, delivery::RunnerHandle, keys::ApiKey};
+use crate::{api::WhatsAppChannel, cluster::WatchBackoff, delivery::RunnerHandle, keys::ApiKey};
 
 /// How long changes are gathered before the table is built anew: a list of many resources is one change.
 const GATHER: Duration = Duration::from_millis(10);
@@ -112,7 +112,7 @@ impl Watch {
                     channel.managed_fields_mut().clear();
                     channel.annotations_mut().clear();
                 })
-                .default_backoff();
+                .backoff(WatchBackoff::default());
             events.push(stream.map(move |event| (scope, event)).boxed());
         }
         let mut views = Views::default();

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     admin,
     api::{SECRET_LABEL, WhatsAppChannel},
+    cluster::WatchBackoff,
     config::Installation,
     delivery::backoff::Backoff,
     kernel,
@@ -203,7 +204,7 @@ fn controller(
     let secrets: Api<PartialObjectMeta<Secret>> = scoped(client, namespace);
     let (store, writer) = reflector::store();
     let stream = watcher(channels, watcher::Config::default())
-        .default_backoff()
+        .backoff(WatchBackoff::default())
         .modify(|channel| channel.managed_fields_mut().clear())
         .reflect(writer)
         .applied_objects()
@@ -219,6 +220,7 @@ fn controller(
             watcher::Config::default().labels(&format!("{SECRET_LABEL}=true")),
             move |secret| users_of(&lookup, &secret),
         )
+        .trigger_backoff(WatchBackoff::default())
         .reconcile_on(tokio_stream(woken));
     (controller, store)
 }

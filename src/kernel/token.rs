@@ -245,7 +245,10 @@ mod tests {
             KernelError::ScopeNotGranted(vec!["a:y".into()])
         );
         assert!(granted(br#"{"access_token":"t"}"#, &asked()).is_ok());
-        assert!(granted(br#"{"access_token":"t","scope":""}"#, &asked()).is_err(), "nothing was granted");
+        assert!(
+            granted(br#"{"access_token":"t","scope":""}"#, &asked()).is_err(),
+            "nothing was granted"
+        );
     }
 
     #[test]

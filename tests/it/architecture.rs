@@ -41,16 +41,65 @@ const EFFECTS: &[&str] = &[
 const ARROWS: &[(&str, &[&str])] = &[
     (
         "src/api",
-        &["crate::config", "crate::kernel", "crate::controller", "crate::bridge", "crate::journal", "crate::cluster"],
+        &[
+            "crate::config",
+            "crate::kernel",
+            "crate::controller",
+            "crate::bridge",
+            "crate::journal",
+            "crate::cluster",
+        ],
     ),
-    ("src/whatsapp", &["crate::aura", "crate::kernel", "crate::api", "crate::bridge", "crate::controller"]),
-    ("src/journal", &["crate::api", "crate::bridge", "crate::delivery", "crate::kernel"]),
-    ("src/kernel", &["crate::controller", "crate::bridge", "crate::cluster", "crate::sim"]),
-    ("src/controller", &["crate::bridge", "crate::sim", "crate::journal"]),
+    (
+        "src/whatsapp",
+        &[
+            "crate::aura",
+            "crate::kernel",
+            "crate::api",
+            "crate::bridge",
+            "crate::controller",
+        ],
+    ),
+    (
+        "src/journal",
+        &["crate::api", "crate::bridge", "crate::delivery", "crate::kernel"],
+    ),
+    (
+        "src/kernel",
+        &[
+            "crate::controller",
+            "crate::bridge",
+            "crate::cluster",
+            "crate::sim",
+        ],
+    ),
+    (
+        "src/controller",
+        &["crate::bridge", "crate::sim", "crate::journal"],
+    ),
     ("src/bridge", &["crate::controller", "crate::sim"]),
-    ("src/delivery", &["crate::bridge", "crate::controller", "crate::kernel"]),
-    ("src/sim/kernel", &["crate::kernel", "crate::whatsapp", "crate::bridge", "crate::controller"]),
-    ("src/sim/aura", &["crate::aura", "crate::convert", "crate::bridge", "crate::controller"]),
+    (
+        "src/delivery",
+        &["crate::bridge", "crate::controller", "crate::kernel"],
+    ),
+    (
+        "src/sim/kernel",
+        &[
+            "crate::kernel",
+            "crate::whatsapp",
+            "crate::bridge",
+            "crate::controller",
+        ],
+    ),
+    (
+        "src/sim/aura",
+        &[
+            "crate::aura",
+            "crate::convert",
+            "crate::bridge",
+            "crate::controller",
+        ],
+    ),
 ];
 
 fn sources(path: &Path, found: &mut Vec<(String, String)>) {
@@ -67,7 +116,10 @@ fn sources(path: &Path, found: &mut Vec<(String, String)>) {
 /// The code of a file that is shipped: no comments, no tests.
 fn shipped(text: &str) -> String {
     let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    code.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn offences(rules: &[(&str, &[&str])]) -> Vec<String> {
@@ -104,8 +156,14 @@ fn every_file_says_what_it_is_for() {
     let mut files = Vec::new();
     sources(&project().join("src"), &mut files);
     sources(&project().join("tests"), &mut files);
-    let silent: Vec<_> =
-        files.iter().filter(|(file, text)| !text.starts_with("//!") && !file.ends_with("bin/aura-dev.rs")).collect();
-    assert!(silent.is_empty(), "{:?}", silent.iter().map(|(file, _)| file).collect::<Vec<_>>());
+    let silent: Vec<_> = files
+        .iter()
+        .filter(|(file, text)| !text.starts_with("//!") && !file.ends_with("bin/aura-dev.rs"))
+        .collect();
+    assert!(
+        silent.is_empty(),
+        "{:?}",
+        silent.iter().map(|(file, _)| file).collect::<Vec<_>>()
+    );
     assert!(files.len() > 50);
 }

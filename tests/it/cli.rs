@@ -5,7 +5,11 @@ use std::process::{Command, Output};
 use crate::support::{DEV, PROGRAM};
 
 fn run(program: &str, arguments: &[&str]) -> (Output, String) {
-    let output = Command::new(program).args(arguments).env_remove("KUBECONFIG").output().unwrap();
+    let output = Command::new(program)
+        .args(arguments)
+        .env_remove("KUBECONFIG")
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned();
     (output, text)
 }
@@ -20,19 +24,34 @@ fn crd_prints_the_definition_that_the_repository_holds() {
 #[test]
 fn help_teaches() {
     for (arguments, words) in [
-        (vec!["--help"], vec!["controller", "bridge", "crd", "WhatsAppChannel"]),
-        (vec!["bridge", "--help"], vec!["--data-dir", "--public-listen", "[default: 0.0.0.0:8080]"]),
-        (vec!["controller", "--help"], vec!["--installation-key-secret", "--config", "POD_NAMESPACE"]),
+        (
+            vec!["--help"],
+            vec!["controller", "bridge", "crd", "WhatsAppChannel"],
+        ),
+        (
+            vec!["bridge", "--help"],
+            vec!["--data-dir", "--public-listen", "[default: 0.0.0.0:8080]"],
+        ),
+        (
+            vec!["controller", "--help"],
+            vec!["--installation-key-secret", "--config", "POD_NAMESPACE"],
+        ),
         (vec!["crd", "--help"], vec!["kubectl apply --server-side"]),
     ] {
         let (output, text) = run(PROGRAM, &arguments);
         assert!(output.status.success());
         for word in words {
-            assert!(text.contains(word), "{arguments:?} does not tell of {word}:\n{text}");
+            assert!(
+                text.contains(word),
+                "{arguments:?} does not tell of {word}:\n{text}"
+            );
         }
     }
     let (_, text) = run(DEV, &["--help"]);
-    assert!(text.contains("--smoke") && text.contains("send") && !text.contains("guard"), "{text}");
+    assert!(
+        text.contains("--smoke") && text.contains("send") && !text.contains("guard"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -75,7 +94,10 @@ fn a_cluster_that_is_not_on_this_machine_is_refused_unless_allowed_twice() {
             .unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success());
-        assert!(text.contains("cluster.invalid") && text.contains("--allow-remote twice"), "{text}");
+        assert!(
+            text.contains("cluster.invalid") && text.contains("--allow-remote twice"),
+            "{text}"
+        );
     }
 }
 

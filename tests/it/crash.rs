@@ -15,10 +15,21 @@ async fn a_message_acknowledged_just_before_a_kill_reaches_aura_and_its_reply_th
     world.aura.inject(Fault::hang());
     let url = world.kernel.webhook_of(&number.client_id).unwrap();
     let body = json!({"messages": [{"from": USER, "id": "wamid.kill", "type": "text", "text": {"body": "sobrevive"}}]});
-    let answer = reqwest::Client::builder().no_proxy().build().unwrap().post(&url).json(&body).send().await.unwrap();
+    let answer = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .unwrap()
+        .post(&url)
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 200);
     world.kill_bridge().await;
-    assert!(world.aura.activities().is_empty(), "the message was still on its way");
+    assert!(
+        world.aura.activities().is_empty(),
+        "the message was still on its way"
+    );
 
     world.aura.clear_faults();
     world.start_bridge().await;
@@ -31,7 +42,9 @@ async fn a_message_acknowledged_just_before_a_kill_reaches_aura_and_its_reply_th
 async fn a_reply_acknowledged_just_before_a_kill_reaches_the_user() {
     let mut world = World::start("kill-reply").await;
     let number = world.ready_number("1002").await;
-    world.kernel.inject(Fault::hang().on(aura_whatsapp_operator::sim::fault::Endpoint::Send));
+    world
+        .kernel
+        .inject(Fault::hang().on(aura_whatsapp_operator::sim::fault::Endpoint::Send));
     world.kernel.user_sends(&number.digits, USER, "hola").unwrap();
     world.aura.wait_replies(1, SOON).await.unwrap();
     world.kill_bridge().await;
@@ -39,7 +52,11 @@ async fn a_reply_acknowledged_just_before_a_kill_reaches_the_user() {
     world.start_bridge().await;
     let received = world.wait_received(USER, 1).await;
     assert_eq!(received.len(), 1);
-    assert_eq!(world.aura.activities().len(), 1, "what Aura took is not told again");
+    assert_eq!(
+        world.aura.activities().len(),
+        1,
+        "what Aura took is not told again"
+    );
 }
 
 #[tokio::test]
@@ -77,7 +94,10 @@ async fn a_stopped_bridge_ends_what_is_under_way_and_goes() {
     let mut world = World::start("stop").await;
     let number = world.ready_number("1002").await;
     for n in 0..20 {
-        world.kernel.user_sends(&number.digits, &format!("3461{n:07}"), "hola").unwrap();
+        world
+            .kernel
+            .user_sends(&number.digits, &format!("3461{n:07}"), "hola")
+            .unwrap();
     }
     let status = world.bridge.take().unwrap().stop().await.unwrap();
     assert!(status.success(), "{status}\n{}", world.log("bridge"));

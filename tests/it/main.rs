@@ -13,6 +13,7 @@
 
 mod architecture;
 mod bridge;
+mod chart;
 mod cli;
 mod crash;
 mod crd;

@@ -46,18 +46,34 @@ async fn with_kernel_stopped_a_new_channel_says_so_and_a_verified_one_stays_read
     let new = world.add("1004", |_| {}).await;
     let channel = world.wait_reason(&new, Reason::UpstreamUnavailable).await;
     assert_eq!(ready(&channel).0, "False");
-    assert_eq!(condition(&channel, "Reconciling").1, Reason::ProgressingWithRetry.as_str());
+    assert_eq!(
+        condition(&channel, "Reconciling").1,
+        Reason::ProgressingWithRetry.as_str()
+    );
     assert_eq!(condition(&channel, "Stalled").0, "");
 
     world
-        .patch_channel(&verified, json!({"metadata": {"annotations": {"channels.auracognitive.com/requestedAt": "now"}}}))
+        .patch_channel(
+            &verified,
+            json!({"metadata": {"annotations": {"channels.auracognitive.com/requestedAt": "now"}}}),
+        )
         .await;
     let channel = world
         .wait_for(&verified, "to have been looked at", |channel| {
-            channel.status.as_ref().unwrap().last_handled_reconcile_at.as_deref() == Some("now")
+            channel
+                .status
+                .as_ref()
+                .unwrap()
+                .last_handled_reconcile_at
+                .as_deref()
+                == Some("now")
         })
         .await;
-    assert_eq!(ready(&channel).0, "True", "an outage of Kernel turns no verified channel red");
+    assert_eq!(
+        ready(&channel).0,
+        "True",
+        "an outage of Kernel turns no verified channel red"
+    );
 
     world.kernel.restart().await.unwrap();
     world.wait_ready(&new).await;
@@ -72,13 +88,18 @@ async fn a_failing_channel_is_retried_less_and_less() {
     // Bounds of the waits, in seconds: the upper halves of 1, 2, 4.
     world.kernel.wait_calls(Endpoint::Token, 4, SOON).await.unwrap();
     let times: Vec<_> = world.kernel.calls().iter().map(|call| call.at).collect();
-    let waits: Vec<f64> = times.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_secs_f64()).collect();
+    let waits: Vec<f64> = times
+        .windows(2)
+        .map(|pair| pair[1].duration_since(pair[0]).as_secs_f64())
+        .collect();
     for (wait, least) in waits.iter().zip([0.5, 1.0, 2.0]) {
         assert!(*wait >= least * 0.95, "{waits:?}");
     }
     world.kernel.clear_faults();
     // A change of the spec starts the waits anew: nobody waits for the old one.
-    world.patch_channel(&number, json!({"spec": {"phoneNumber": "+34600991002"}})).await;
+    world
+        .patch_channel(&number, json!({"spec": {"phoneNumber": "+34600991002"}}))
+        .await;
     world.wait_ready(&number).await;
 }
 
@@ -93,7 +114,9 @@ async fn while_aura_or_kernel_is_away_messages_are_taken_and_arrive_afterwards()
     world.aura.restart().await.unwrap();
     world.wait_received(USER, 1).await;
 
-    world.kernel.inject(Fault::status(503).retry_after(1).on(Endpoint::Send).times(2));
+    world
+        .kernel
+        .inject(Fault::status(503).retry_after(1).on(Endpoint::Send).times(2));
     world.kernel.user_sends(&number.digits, USER, "dos").unwrap();
     let received = world.wait_received(USER, 2).await;
     assert_eq!(received[1].text, "Echo: dos");

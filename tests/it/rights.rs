@@ -1,12 +1,16 @@
 //! What each role may do in the cluster, with the chart's own rules: all that it needs, and no more.
 
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
 use kube::{Api, Client, Config, api::PostParams, config::Kubeconfig};
 
 use crate::support::World;
 
 async fn may(client: &Client, namespace: &str, verb: &str, group: &str, resource: &str) -> bool {
-    let (resource, subresource) = resource.split_once('/').map_or((resource, None), |(a, b)| (a, Some(b.to_owned())));
+    let (resource, subresource) = resource
+        .split_once('/')
+        .map_or((resource, None), |(a, b)| (a, Some(b.to_owned())));
     let review = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
             resource_attributes: Some(ResourceAttributes {
@@ -22,13 +26,24 @@ async fn may(client: &Client, namespace: &str, verb: &str, group: &str, resource
         ..SelfSubjectAccessReview::default()
     };
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    reviews.create(&PostParams::default(), &review).await.unwrap().status.unwrap().allowed
+    reviews
+        .create(&PostParams::default(), &review)
+        .await
+        .unwrap()
+        .status
+        .unwrap()
+        .allowed
 }
 
 async fn as_role(world: &World, account: &str) -> Client {
     let file = world.site.dir().join(format!("{account}.kubeconfig"));
     let config = Kubeconfig::read_from(file).unwrap();
-    Client::try_from(Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap()).unwrap()
+    Client::try_from(
+        Config::from_custom_kubeconfig(config, &Default::default())
+            .await
+            .unwrap(),
+    )
+    .unwrap()
 }
 
 const GROUP: &str = "channels.auracognitive.com";
@@ -39,7 +54,10 @@ async fn the_bridge_may_read_and_nothing_else() {
     let bridge = as_role(&world, "aura-whatsapp-bridge").await;
     let here = world.namespace.as_str();
     for verb in ["get", "list", "watch"] {
-        assert!(may(&bridge, here, verb, GROUP, "whatsappchannels").await, "{verb}");
+        assert!(
+            may(&bridge, here, verb, GROUP, "whatsappchannels").await,
+            "{verb}"
+        );
     }
     assert!(may(&bridge, here, "get", "", "secrets").await);
     for (verb, group, resource) in [
@@ -53,7 +71,10 @@ async fn the_bridge_may_read_and_nothing_else() {
         ("get", "", "configmaps"),
         ("create", "", "serviceaccounts/token"),
     ] {
-        assert!(!may(&bridge, here, verb, group, resource).await, "{verb} {resource}");
+        assert!(
+            !may(&bridge, here, verb, group, resource).await,
+            "{verb} {resource}"
+        );
     }
     assert!(!may(&bridge, "default", "get", "", "secrets").await);
 }
@@ -71,7 +92,10 @@ async fn the_controller_may_report_and_not_write_a_spec_or_another_secret() {
         ("create", "", "secrets"),
         ("create", "events.k8s.io", "events"),
     ] {
-        assert!(may(&controller, here, verb, group, resource).await, "{verb} {resource}");
+        assert!(
+            may(&controller, here, verb, group, resource).await,
+            "{verb} {resource}"
+        );
     }
     for (verb, group, resource) in [
         ("create", GROUP, "whatsappchannels"),
@@ -82,7 +106,10 @@ async fn the_controller_may_report_and_not_write_a_spec_or_another_secret() {
         ("create", "", "pods"),
         ("get", "", "configmaps"),
     ] {
-        assert!(!may(&controller, here, verb, group, resource).await, "{verb} {resource}");
+        assert!(
+            !may(&controller, here, verb, group, resource).await,
+            "{verb} {resource}"
+        );
     }
     assert!(!may(&controller, "default", "get", "", "secrets").await);
     assert!(!may(&controller, "kube-system", "create", "", "secrets").await);

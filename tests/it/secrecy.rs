@@ -21,11 +21,28 @@ const TEXT: &str = "sentinel-words-of-the-user-5150";
 
 /// Everything that must not be seen of a world.
 fn sentinels(world: &World, numbers: &[&Number]) -> Vec<String> {
-    let mut words: Vec<String> =
-        [CLIENT_SECRET, ROTATED_SECRET, AURA_KEY, REPLY_KEY, ISSUED_KEY, USER, TEXT].map(ToOwned::to_owned).into();
+    let mut words: Vec<String> = [
+        CLIENT_SECRET,
+        ROTATED_SECRET,
+        AURA_KEY,
+        REPLY_KEY,
+        ISSUED_KEY,
+        USER,
+        TEXT,
+    ]
+    .map(ToOwned::to_owned)
+    .into();
     for number in numbers {
         let url = world.kernel.webhook_of(&number.client_id).unwrap();
-        words.push(url.split_once("apikey=").unwrap().1.split_once('&').unwrap().0.to_owned());
+        words.push(
+            url.split_once("apikey=")
+                .unwrap()
+                .1
+                .split_once('&')
+                .unwrap()
+                .0
+                .to_owned(),
+        );
     }
     // How secrets look on their way: in Basic authentication, in a wamid, in a Secret.
     use base64::Engine;
@@ -62,13 +79,24 @@ async fn readable(world: &World) -> Vec<(String, String)> {
     for role in ["controller", "bridge"] {
         places.push((format!("the {role}'s log"), world.log(role)));
     }
-    for (name, admin) in [("controller", world.site.controller_admin), ("bridge", world.site.bridge_admin)] {
+    for (name, admin) in [
+        ("controller", world.site.controller_admin),
+        ("bridge", world.site.bridge_admin),
+    ] {
         for path in ["/metrics", "/readyz", "/healthz"] {
-            places.push((format!("the {name}'s {path}"), site::get(admin, path).await.unwrap().1));
+            places.push((
+                format!("the {name}'s {path}"),
+                site::get(admin, path).await.unwrap().1,
+            ));
         }
     }
     for (group, version, kind, plural) in [
-        ("channels.auracognitive.com", "v1alpha1", "WhatsAppChannel", "whatsappchannels"),
+        (
+            "channels.auracognitive.com",
+            "v1alpha1",
+            "WhatsAppChannel",
+            "whatsappchannels",
+        ),
         ("events.k8s.io", "v1", "Event", "events"),
     ] {
         let resource = ApiResource {
@@ -81,16 +109,29 @@ async fn readable(world: &World) -> Vec<(String, String)> {
         let api: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
         let list = api.list(&Default::default()).await.unwrap();
         assert!(!list.items.is_empty(), "there are {plural}");
-        places.push((plural.to_owned(), serde_json::to_string_pretty(&list.items).unwrap()));
+        places.push((
+            plural.to_owned(),
+            serde_json::to_string_pretty(&list.items).unwrap(),
+        ));
     }
     places
 }
 
 #[tokio::test]
 async fn no_secret_key_number_or_text_is_found_anywhere_while_everything_is_logged() {
-    let world = World::builder("secrecy").log_filter("trace").keys(AURA_KEY, REPLY_KEY).start().await;
-    let derived = Number { client_secret: CLIENT_SECRET.into(), ..Number::new("1002") };
-    let issued = Number { client_secret: CLIENT_SECRET.into(), ..Number::new("1004") };
+    let world = World::builder("secrecy")
+        .log_filter("trace")
+        .keys(AURA_KEY, REPLY_KEY)
+        .start()
+        .await;
+    let derived = Number {
+        client_secret: CLIENT_SECRET.into(),
+        ..Number::new("1002")
+    };
+    let issued = Number {
+        client_secret: CLIENT_SECRET.into(),
+        ..Number::new("1004")
+    };
     for number in [&derived, &issued] {
         world.kernel.add_client(number.client());
         world.apply(number.secret()).await;
@@ -112,26 +153,49 @@ async fn no_secret_key_number_or_text_is_found_anywhere_while_everything_is_logg
     // What goes wrong is where texts of errors are made.
     let url = world.kernel.webhook_of(&derived.client_id).unwrap();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    for body in [format!("{{\"messages\": [{{\"{TEXT}"), format!("[\"{USER}\"]"), json!({"messages": [{"id": USER}]}).to_string()] {
-        let call = http.post(&url).header("content-type", "application/json").body(body).send();
+    for body in [
+        format!("{{\"messages\": [{{\"{TEXT}"),
+        format!("[\"{USER}\"]"),
+        json!({"messages": [{"id": USER}]}).to_string(),
+    ] {
+        let call = http
+            .post(&url)
+            .header("content-type", "application/json")
+            .body(body)
+            .send();
         assert_eq!(call.await.unwrap().status(), 400);
     }
-    assert_eq!(http.post(format!("{url}x")).body(TEXT).send().await.unwrap().status(), 401);
+    assert_eq!(
+        http.post(format!("{url}x"))
+            .body(TEXT)
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        401
+    );
     world.aura.inject(Fault::reset().times(2));
     world.kernel.inject(Fault::garbage().times(1));
     world.converse(&derived, USER, TEXT, 3).await;
     world.kernel.rotate_secret(&derived.client_id, ROTATED_SECRET);
     world.kernel.rotate_secret(&issued.client_id, ROTATED_SECRET);
-    world.patch_secret(&issued, json!({"stringData": {"secret": "fake-wrong-one"}})).await;
+    world
+        .patch_secret(&issued, json!({"stringData": {"secret": "fake-wrong-one"}}))
+        .await;
     world.wait_reason(&issued, Reason::CredentialsRejected).await;
-    world.patch_secret(&derived, json!({"stringData": {"secret": ROTATED_SECRET}})).await;
+    world
+        .patch_secret(&derived, json!({"stringData": {"secret": ROTATED_SECRET}}))
+        .await;
     world.converse(&derived, USER, TEXT, 4).await;
 
     let words = sentinels(&world, &[&derived, &issued]);
     let places = readable(&world).await;
     for role in ["controller", "bridge"] {
         let log = world.log(role);
-        assert!(log.contains("TRACE") && log.contains("hyper_util"), "all crates log at the finest level");
+        assert!(
+            log.contains("TRACE") && log.contains("hyper_util"),
+            "all crates log at the finest level"
+        );
     }
     let leaks = leaks(&places, &words);
     assert!(leaks.is_empty(), "{} leaks:\n{}", leaks.len(), leaks.join("\n"));
@@ -140,12 +204,22 @@ async fn no_secret_key_number_or_text_is_found_anywhere_while_everything_is_logg
 #[tokio::test]
 async fn a_leak_that_is_planted_is_found() {
     let world = World::start("planted").await;
-    let number = world.add("1002", |channel| channel["metadata"]["annotations"] = json!({"note": TEXT})).await;
+    let number = world
+        .add("1002", |channel| {
+            channel["metadata"]["annotations"] = json!({"note": TEXT})
+        })
+        .await;
     world.wait_ready(&number).await;
     let mut places = readable(&world).await;
     let words = sentinels(&world, &[&number]);
     let found = leaks(&places, &words);
-    assert!(found.iter().any(|leak| leak.starts_with("whatsappchannels")), "{found:?}");
-    places.push(("a line of log".into(), format!("calling {}", world.kernel.webhook_of(&number.client_id).unwrap())));
+    assert!(
+        found.iter().any(|leak| leak.starts_with("whatsappchannels")),
+        "{found:?}"
+    );
+    places.push((
+        "a line of log".into(),
+        format!("calling {}", world.kernel.webhook_of(&number.client_id).unwrap()),
+    ));
     assert!(leaks(&places, &words).len() > found.len());
 }

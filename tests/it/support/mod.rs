@@ -47,7 +47,9 @@ pub async fn assets() -> &'static Assets {
     ASSETS
         .get_or_init(|| async {
             http::install_tls_provider();
-            controlplane::locate(&Tool::ALL).await.unwrap_or_else(|error| panic!("{error}"))
+            controlplane::locate(&Tool::ALL)
+                .await
+                .unwrap_or_else(|error| panic!("{error}"))
         })
         .await
 }
@@ -68,10 +70,21 @@ async fn start(controller_manager: bool) -> TestCluster {
     let assets = assets().await;
     let guard = Guard::start(Path::new(DEV)).await.expect("the guard process");
     let dir = TempDir::with_prefix("aura-test-cluster-").unwrap();
-    let options = Options { dir: dir.path().join("cluster"), guard: guard.clone(), assets, controller_manager };
-    let control_plane = ControlPlane::start(options).await.unwrap_or_else(|error| panic!("{error}"));
+    let options = Options {
+        dir: dir.path().join("cluster"),
+        guard: guard.clone(),
+        assets,
+        controller_manager,
+    };
+    let control_plane = ControlPlane::start(options)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
     site::install_crd(&control_plane.client().unwrap()).await.unwrap();
-    TestCluster { control_plane, guard, _dir: dir }
+    TestCluster {
+        control_plane,
+        guard,
+        _dir: dir,
+    }
 }
 
 impl TestCluster {
@@ -103,7 +116,10 @@ impl TestCluster {
             .await
             .unwrap();
         let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
     }
 }
 

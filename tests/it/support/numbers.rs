@@ -46,7 +46,10 @@ impl Number {
         ClientSpec {
             id: self.client_id.clone(),
             secret: self.client_secret.clone(),
-            scopes: vec!["whatsapp:app-admin".to_owned(), "whatsapp:app-messaging".to_owned()],
+            scopes: vec![
+                "whatsapp:app-admin".to_owned(),
+                "whatsapp:app-messaging".to_owned(),
+            ],
             number: format!("+34600{}", self.digits),
         }
     }
@@ -104,12 +107,16 @@ impl World {
 
     /// Waits until a channel is Ready.
     pub async fn wait_ready(&self, number: &Number) -> WhatsAppChannel {
-        self.wait_for(number, "to be Ready", |channel| ready(channel).0 == "True").await
+        self.wait_for(number, "to be Ready", |channel| ready(channel).0 == "True")
+            .await
     }
 
     /// Waits until a channel is not Ready for this reason.
     pub async fn wait_reason(&self, number: &Number, reason: Reason) -> WhatsAppChannel {
-        self.wait_for(number, reason.as_str(), |channel| ready(channel).1 == reason.as_str()).await
+        self.wait_for(number, reason.as_str(), |channel| {
+            ready(channel).1 == reason.as_str()
+        })
+        .await
     }
 
     /// Waits until a channel's resource is as told, and its status speaks of its present generation.
@@ -120,16 +127,24 @@ impl World {
         is: impl Fn(&WhatsAppChannel) -> bool,
     ) -> WhatsAppChannel {
         let current = |channel: &WhatsAppChannel| {
-            channel.status.as_ref().and_then(|status| status.observed_generation) == channel.metadata.generation
+            channel
+                .status
+                .as_ref()
+                .and_then(|status| status.observed_generation)
+                == channel.metadata.generation
         };
-        let condition =
-            |channel: Option<&WhatsAppChannel>| channel.is_some_and(|channel| current(channel) && is(channel));
+        let condition = |channel: Option<&WhatsAppChannel>| {
+            channel.is_some_and(|channel| current(channel) && is(channel))
+        };
         match tokio::time::timeout(SOON, await_condition(self.channels(), &number.name, condition)).await {
             Ok(found) => found.unwrap().unwrap(),
             Err(_) => panic!(
                 "waited for {} {what}; it is {:?}\n{}",
                 number.name,
-                self.channels().get(&number.name).await.map(|channel| ready(&channel)),
+                self.channels()
+                    .get(&number.name)
+                    .await
+                    .map(|channel| ready(&channel)),
                 self.log("controller")
             ),
         }
@@ -137,12 +152,18 @@ impl World {
 
     /// Changes a channel's resource by a merge patch.
     pub async fn patch_channel(&self, number: &Number, patch: Value) {
-        self.channels().patch(&number.name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        self.channels()
+            .patch(&number.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap();
     }
 
     /// Changes a Secret by a merge patch.
     pub async fn patch_secret(&self, number: &Number, patch: Value) {
-        self.secrets().patch(&number.secret_name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        self.secrets()
+            .patch(&number.secret_name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap();
     }
 
     /// A user writes to a number and gets the `n`-th message of his life; all of them are returned.

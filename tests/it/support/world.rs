@@ -50,7 +50,10 @@ impl World {
     pub fn builder(prefix: &'static str) -> WorldBuilder {
         WorldBuilder {
             prefix,
-            kernel: KernelOptions { revoke_on_rotate: true, ..KernelOptions::default() },
+            kernel: KernelOptions {
+                revoke_on_rotate: true,
+                ..KernelOptions::default()
+            },
             behaviour: Behaviour::Echo,
             log_filter: "info".to_owned(),
             config_extra: String::new(),
@@ -84,21 +87,36 @@ impl World {
 
     /// Starts the bridge again on the same volume and ports.
     pub async fn start_bridge(&mut self) {
-        self.bridge = Some(self.site.start_bridge().await.unwrap_or_else(|error| panic!("{error}")));
+        self.bridge = Some(
+            self.site
+                .start_bridge()
+                .await
+                .unwrap_or_else(|error| panic!("{error}")),
+        );
     }
 
     /// Waits until every message that the bridge has accepted is delivered or given up, and that is on disk.
     pub async fn wait_settled(&self) {
         let start = tokio::time::Instant::now();
-        while self.metric(self.site.bridge_admin, "aura_whatsapp_pending_messages").await > 0.0 {
-            assert!(start.elapsed() < SOON, "messages are still pending\n{}", self.log("bridge"));
+        while self
+            .metric(self.site.bridge_admin, "aura_whatsapp_pending_messages")
+            .await
+            > 0.0
+        {
+            assert!(
+                start.elapsed() < SOON,
+                "messages are still pending\n{}",
+                self.log("bridge")
+            );
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     }
 
     /// A metric of a role's page: the sum over its labels.
     pub async fn metric(&self, admin: SocketAddr, name: &str) -> f64 {
-        let (_, page) = site::get(admin, "/metrics").await.expect("the admin listener answers");
+        let (_, page) = site::get(admin, "/metrics")
+            .await
+            .expect("the admin listener answers");
         page.lines()
             .filter(|line| line.split(['{', ' ']).next() == Some(name))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
@@ -166,8 +184,14 @@ impl WorldBuilder {
         })
         .await
         .unwrap_or_else(|error| panic!("{error}"));
-        let controller = site.start_controller().await.unwrap_or_else(|error| panic!("{error}"));
-        let bridge = site.start_bridge().await.unwrap_or_else(|error| panic!("{error}"));
+        let controller = site
+            .start_controller()
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        let bridge = site
+            .start_bridge()
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
         World {
             namespace,
             client,
