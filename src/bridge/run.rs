@@ -252,12 +252,12 @@ fn readiness(state: &Arc<State>) -> admin::Readiness {
 fn refresh(state: &Arc<State>) -> Arc<dyn Fn() + Send + Sync> {
     let state = state.clone();
     Arc::new(move || {
-        let stats = state.journal.stats();
+        let journal = state.journal.stats();
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         state
             .metrics
             .pending
-            .set(gauge(stats.pending_to_aura + stats.pending_to_kernel));
-        state.metrics.journal_bytes.set(gauge(stats.bytes_on_disk));
+            .set(gauge(journal.pending_to_aura + journal.pending_to_kernel));
+        state.metrics.journal_bytes.set(gauge(journal.bytes_on_disk));
     })
 }

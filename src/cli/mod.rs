@@ -43,7 +43,7 @@ struct Common {
         long,
         value_name = "FILE",
         env = "AURA_CONFIG",
-        default_value = "/etc/aura-whatsapp-operator/config.yaml"
+        default_value = "/etc/aura-whatsapp-operator/config/config.yaml"
     )]
     config: PathBuf,
     /// The kubeconfig to use; without it KUBECONFIG, or the pod's service account

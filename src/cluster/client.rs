@@ -6,7 +6,11 @@
 
 use std::{path::Path, time::Duration};
 
-use kube::{Client, Config, client::ClientBuilder, config::Kubeconfig};
+use kube::{
+    Client, Config,
+    client::ClientBuilder,
+    config::{KubeConfigOptions, Kubeconfig},
+};
 use tower::timeout::TimeoutLayer;
 
 /// The time for one call to the API server, its retries included.
@@ -36,7 +40,8 @@ pub enum ClientError {
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     let config = match kubeconfig {
         Some(path) => {
-            Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &Default::default()).await?
+            Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default())
+                .await?
         }
         None => Config::infer().await?,
     };

@@ -12,6 +12,13 @@ pub(super) fn problems(installation: &Installation) -> Vec<String> {
         problems.push("environments: name at least one".to_owned());
     }
     for (name, environment) in &installation.environments {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let whole = !name.starts_with('-') && !name.ends_with('-') && !name.is_empty() && name.len() <= 63;
+        if !whole || !name.chars().all(plain) {
+            problems.push(format!(
+                "environments.{name}: a name is lower case letters, digits and '-', up to 63"
+            ));
+        }
         environment_problems(&format!("environments.{name}"), environment, &mut problems);
     }
     let bridge = &installation.bridge;
@@ -95,6 +102,11 @@ fn environment_problems(path: &str, environment: &Environment, problems: &mut Ve
     }
     if let Some(period) = &environment.channel_defaults.resync_period {
         positive(&format!("{path}.channelDefaults.resyncPeriod"), period, problems);
+    }
+    if environment.channel_defaults.webhook.api_key_secret_ref.is_some() {
+        problems.push(format!(
+            "{path}.channelDefaults.webhook.apiKeySecretRef: a key belongs to one channel; set it there"
+        ));
     }
 }
 

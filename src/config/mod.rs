@@ -413,6 +413,12 @@ environments:
                 "environments.es-pro.aura.outboundAuth",
             ),
             ("[aura-es]", "[]", "environments.es-pro.namespaces"),
+            ("  es-pro:", "  ES_PRO:", "environments.ES_PRO"),
+            (
+                "    publicUrl",
+                "    channelDefaults: {webhook: {apiKeySecretRef: {name: a, key: b}}}\n    publicUrl",
+                "environments.es-pro.channelDefaults.webhook.apiKeySecretRef",
+            ),
         ];
         for (from, to, field) in cases {
             let error = Installation::parse(&GOOD.replace(from, to), "c")

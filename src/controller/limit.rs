@@ -42,7 +42,7 @@ impl Limiter {
             places: Semaphore::new(limits.concurrent.max(1) as usize),
             pace: Mutex::new(Pace {
                 interval,
-                burst: Duration::from_secs(2) - interval,
+                burst: Duration::from_secs(2).saturating_sub(interval),
                 due: None,
             }),
         }

@@ -575,6 +575,7 @@ impl<'a> Pass<'a> {
 /// A step was asked for before what it needs was there: `decide` never does.
 const NOT_GATHERED: KernelError = KernelError::InvalidResponse("the call could not be put together");
 
+#[allow(clippy::needless_pass_by_value, reason = "the form that the library calls")]
 /// What happens after an error: the same object is tried again, soon but not at once.
 pub(super) fn on_error(
     channel: Arc<WhatsAppChannel>,

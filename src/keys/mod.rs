@@ -163,7 +163,7 @@ impl Keys {
                 b"aura-whatsapp-operator/log/v1",
             ),
             sealer: Sealer::new(material.conversations.expose_secret()),
-            id: id[..4].iter().map(|byte| format!("{byte:02x}")).collect(),
+            id: format!("{:08x}", u32::from_be_bytes([id[0], id[1], id[2], id[3]])),
         }
     }
 

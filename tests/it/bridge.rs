@@ -371,7 +371,7 @@ async fn a_channel_on_hold_takes_everything_and_delivers_when_released() {
     let world = World::start("hold").await;
     let number = world
         .add("1002", |channel| {
-            channel["spec"]["delivery"] = json!({"mode": "Hold"})
+            channel["spec"]["delivery"] = json!({"mode": "Hold"});
         })
         .await;
     world.wait_ready(&number).await;

@@ -89,7 +89,7 @@ fn a_cluster_that_is_not_on_this_machine_is_refused_unless_allowed_twice() {
         let output = Command::new(DEV)
             .args(&arguments)
             .env_remove("CARGO")
-            .env("CARGO_MANIFEST_DIR", dir.path())
+            .env("AURA_DEV_DIR", dir.path())
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -106,7 +106,7 @@ fn sending_without_a_running_cluster_says_what_to_start() {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(DEV)
         .args(["send", "--to", "1002", "hola"])
-        .env("CARGO_MANIFEST_DIR", dir.path())
+        .env("AURA_DEV_DIR", dir.path())
         .output()
         .unwrap();
     assert!(!output.status.success());

@@ -308,10 +308,10 @@ async fn every_rule_takes_what_it_should_and_says_what_to_write_instead() {
     let cluster = cluster().await;
     let (client, namespace) = (cluster.admin(), cluster.namespace("rules").await);
     for (path, good, bad, words) in rules() {
-        if !(good.is_null()) {
-            if let Err(error) = objects::apply(&client, channel(&namespace, path, &good)).await {
-                panic!("{path}: {good} should be taken: {error}");
-            }
+        if !(good.is_null())
+            && let Err(error) = objects::apply(&client, channel(&namespace, path, &good)).await
+        {
+            panic!("{path}: {good} should be taken: {error}");
         }
         match objects::apply(&client, channel(&namespace, path, &bad)).await {
             Ok(_) => panic!("{path}: {bad} should be refused"),

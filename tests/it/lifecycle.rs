@@ -290,7 +290,7 @@ async fn an_environment_must_be_known_and_meant_for_the_namespace() {
     let world = World::start("environments").await;
     let number = world
         .add("1002", |channel| {
-            channel["spec"]["environment"] = json!("es-nowhere")
+            channel["spec"]["environment"] = json!("es-nowhere");
         })
         .await;
     let channel = world.wait_reason(&number, Reason::EnvironmentUnknown).await;
@@ -335,7 +335,7 @@ async fn observe_changes_nothing_and_says_what_would() {
     let world = World::start("observe").await;
     let number = world
         .add("1002", |channel| {
-            channel["spec"]["webhook"] = json!({"mode": "Observe"})
+            channel["spec"]["webhook"] = json!({"mode": "Observe"});
         })
         .await;
     let channel = world.wait_reason(&number, Reason::Observed).await;
@@ -378,7 +378,7 @@ async fn a_deleted_channel_goes_and_its_webhook_is_kept_or_cleared_as_it_says() 
     let keep = world.ready_number("1002").await;
     let clear = world
         .add("1004", |channel| {
-            channel["spec"]["webhook"] = json!({"onDelete": "Clear"})
+            channel["spec"]["webhook"] = json!({"onDelete": "Clear"});
         })
         .await;
     world.wait_ready(&clear).await;
@@ -403,7 +403,7 @@ async fn deletion_ends_although_the_secret_went_first() {
     let world = World::start("orphan").await;
     let number = world
         .add("1002", |channel| {
-            channel["spec"]["webhook"] = json!({"onDelete": "Clear"})
+            channel["spec"]["webhook"] = json!({"onDelete": "Clear"});
         })
         .await;
     world.wait_ready(&number).await;

@@ -206,7 +206,7 @@ async fn a_leak_that_is_planted_is_found() {
     let world = World::start("planted").await;
     let number = world
         .add("1002", |channel| {
-            channel["metadata"]["annotations"] = json!({"note": TEXT})
+            channel["metadata"]["annotations"] = json!({"note": TEXT});
         })
         .await;
     world.wait_ready(&number).await;

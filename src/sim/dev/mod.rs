@@ -12,3 +12,10 @@ mod up;
 mod user;
 
 pub use self::cli::main;
+
+/// Prints a line for the person at the terminal. One who is gone (a closed pipe) is no reason to end in disorder.
+fn say(line: &str) {
+    use std::io::Write;
+    let mut stdout = std::io::stdout();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::{
     cli::Request,
-    site,
+    say, site,
     up::{Steps, World},
 };
 use crate::api::WhatsAppChannel;
@@ -33,7 +33,11 @@ struct Seen {
 }
 
 /// Runs the smoke run. Exit status 0 only if every step did what it should.
-#[allow(clippy::print_stdout, reason = "what the user sees")]
+#[allow(
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "what the user sees, to one decimal"
+)]
 pub(super) async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let mut steps = Steps::new();
     let world = World::up(&request, &mut steps).await?;
@@ -52,29 +56,27 @@ pub(super) async fn run(request: Request) -> anyhow::Result<ExitCode> {
             )
         })
         .collect();
-    let megabytes = |pid| site::resident_bytes(pid).map(|bytes| (bytes as f64 / 1e5).round() / 10.0);
+    let megabytes = |pid| site::resident_bytes(pid).map(|bytes| (bytes / 100_000) as f64 / 10.0);
     let memory =
         json!({"controller": megabytes(world.controller.pid()), "bridge": megabytes(world.bridge.pid())});
     let stopped = world.down().await;
     steps.done("everything stopped");
     if let Err(error) = result.as_ref().and(stopped.as_ref()) {
-        println!("  failed: {error:#}");
+        say(&format!("  failed: {error:#}"));
     }
     let passed = result.is_ok() && stopped.is_ok();
-    println!(
-        "{}",
-        json!({
-            "channels": channels,
-            "messages_in": messages_in,
-            "replies_out": replies_out,
-            "webhooks_registered": seen.webhooks_registered,
-            "apply_to_ready_ms": ready,
-            "secret_to_token_ms": u64::try_from(seen.rotation.as_millis()).unwrap_or(u64::MAX),
-            "resident_mb": memory,
-            "seconds": (steps.total().as_secs_f64() * 100.0).round() / 100.0,
-            "passed": passed,
-        })
-    );
+    say(&json!({
+        "channels": channels,
+        "messages_in": messages_in,
+        "replies_out": replies_out,
+        "webhooks_registered": seen.webhooks_registered,
+        "apply_to_ready_ms": ready,
+        "secret_to_token_ms": u64::try_from(seen.rotation.as_millis()).unwrap_or(u64::MAX),
+        "resident_mb": memory,
+        "seconds": (steps.total().as_secs_f64() * 100.0).round() / 100.0,
+        "passed": passed,
+    })
+    .to_string());
     Ok(if passed {
         ExitCode::SUCCESS
     } else {

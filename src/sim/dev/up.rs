@@ -1,7 +1,6 @@
 //! `cargo dev`: brings everything up for a person and takes it down again.
 
 use std::{
-    io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 use super::{
     cli::Request,
     cluster::Cluster,
-    objects,
+    objects, say,
     site::{self, ENVIRONMENT, Plan, Site},
     user::Running,
 };
@@ -56,10 +55,8 @@ impl Steps {
     }
 
     /// Says that a step is done.
-    #[allow(clippy::print_stdout, reason = "what the user sees")]
     pub fn done(&mut self, what: &str) {
-        println!("  {:>7.2} s  {what}", self.last.elapsed().as_secs_f64());
-        let _ = std::io::stdout().flush();
+        say(&format!("  {:>7.2} s  {what}", self.last.elapsed().as_secs_f64()));
         self.last = Instant::now();
     }
 }
@@ -69,9 +66,10 @@ fn project() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from)
 }
 
-/// The folder that `cargo dev` keeps its files in.
+/// The folder that `cargo dev` keeps its files in: `target/dev`, or what `AURA_DEV_DIR` names, so that several can run
+/// side by side.
 pub(super) fn folder() -> PathBuf {
-    project().join("target/dev")
+    std::env::var_os("AURA_DEV_DIR").map_or_else(|| project().join("target/dev"), PathBuf::from)
 }
 
 /// Everything that runs.
@@ -329,13 +327,12 @@ fn build_program() -> anyhow::Result<PathBuf> {
 }
 
 /// Runs until Ctrl-C.
-#[allow(clippy::print_stdout, reason = "what the user sees")]
 pub(super) async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let mut steps = Steps::new();
     let world = tokio::select! {
         world = World::up(&request, &mut steps) => world?,
         () = stop_signal() => {
-            println!("\nstopped before everything was up");
+            say("\nstopped before everything was up");
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -344,8 +341,7 @@ pub(super) async fn run(request: Request) -> anyhow::Result<ExitCode> {
         kernel_url: world.kernel.url(),
     };
     running.save()?;
-    print!("{}", told(&world));
-    let _ = std::io::stdout().flush();
+    say(&told(&world));
     let ended = tokio::select! {
         () = stop_signal() => None,
         status = world.controller.wait() => Some(("controller", status)),
@@ -354,12 +350,12 @@ pub(super) async fn run(request: Request) -> anyhow::Result<ExitCode> {
     Running::remove();
     if let Some((name, status)) = ended {
         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        println!("\nthe {name} ended ({status}); the end of its log:");
-        println!("{}", controlplane::last_lines(&world.site.log(name), 20));
+        say(&format!("\nthe {name} ended ({status}); the end of its log:"));
+        say(&controlplane::last_lines(&world.site.log(name), 20));
         world.down().await?;
         return Ok(ExitCode::FAILURE);
     }
-    println!("\nstopping");
+    say("\nstopping");
     world.down().await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::say;
+
 /// Where a running `cargo dev` says what runs where.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Running {
@@ -20,7 +22,7 @@ impl Running {
     }
 
     pub fn save(&self) -> anyhow::Result<()> {
-        std::fs::write(Self::path(), serde_json::to_vec(self)?).context("can't write target/dev/running.json")
+        std::fs::write(Self::path(), serde_json::to_vec(self)?).context("can't say what is running")
     }
 
     pub fn remove() {
@@ -30,7 +32,7 @@ impl Running {
     pub fn load() -> anyhow::Result<Self> {
         let text = std::fs::read(Self::path())
             .context("nothing is running: start `cargo dev` in another terminal")?;
-        serde_json::from_slice(&text).context("target/dev/running.json can't be read: start `cargo dev` anew")
+        serde_json::from_slice(&text).context("what is running can't be read: start `cargo dev` anew")
     }
 }
 
@@ -59,7 +61,6 @@ struct Received {
 const FURTHER: Duration = Duration::from_millis(700);
 
 impl Send {
-    #[allow(clippy::print_stdout, reason = "what the user sees")]
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let running = Running::load()?;
         let http = reqwest::Client::builder().no_proxy().build()?;
@@ -72,7 +73,7 @@ impl Send {
                 wait.as_millis()
             );
             let call = http.get(url).send();
-            async move { Ok::<Vec<Received>, reqwest::Error>(call.await?.error_for_status()?.json().await?) }
+            async move { call.await?.error_for_status()?.json::<Vec<Received>>().await }
         };
         let mut seen = messages(0, Duration::ZERO).await.with_context(lost)?.len();
         let sent = http
@@ -87,7 +88,7 @@ impl Send {
                 sent.text().await.unwrap_or_default()
             );
         }
-        println!("{} → {}: {}", self.from, self.to, self.text);
+        say(&format!("{} → {}: {}", self.from, self.to, self.text));
         let mut wait = Duration::from_secs(self.wait);
         let first = seen;
         loop {
@@ -97,12 +98,12 @@ impl Send {
             }
             seen += replies.len();
             for reply in replies {
-                println!(
+                say(&format!(
                     "{} → {}: {}",
                     reply.from_number,
                     self.from,
                     reply.text.unwrap_or_else(|| "(no text)".into())
-                );
+                ));
             }
             wait = FURTHER;
         }

@@ -136,18 +136,21 @@ impl World {
         let condition = |channel: Option<&WhatsAppChannel>| {
             channel.is_some_and(|channel| current(channel) && is(channel))
         };
-        match tokio::time::timeout(SOON, await_condition(self.channels(), &number.name, condition)).await {
-            Ok(found) => found.unwrap().unwrap(),
-            Err(_) => panic!(
-                "waited for {} {what}; it is {:?}\n{}",
+        let found =
+            tokio::time::timeout(SOON, await_condition(self.channels(), &number.name, condition)).await;
+        let Ok(found) = found else {
+            let is = self
+                .channels()
+                .get(&number.name)
+                .await
+                .map(|channel| ready(&channel));
+            panic!(
+                "waited for {} {what}; it is {is:?}\n{}",
                 number.name,
-                self.channels()
-                    .get(&number.name)
-                    .await
-                    .map(|channel| ready(&channel)),
                 self.log("controller")
-            ),
-        }
+            );
+        };
+        found.unwrap().unwrap()
     }
 
     /// Changes a channel's resource by a merge patch.
