@@ -3,7 +3,7 @@
 //! `axum::serve` has no deadline for a request's headers, so one slow client could hold a connection for ever: the
 //! connection is driven by hyper here, with its own (Law 11).
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -21,6 +21,24 @@ pub struct Bounds {
     pub connections: usize,
     /// Time to send a request's headers, also the time that an idle connection is kept.
     pub header_timeout: Duration,
+}
+
+/// A listener can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {address}: {source}")]
+pub struct ListenError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// Opens a listener.
+///
+/// # Errors
+/// When the address is taken, or not this machine's.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ListenError { address, source })
 }
 
 /// Largest head of a request, in bytes, and the most headers in it.

@@ -372,3 +372,30 @@ impl WhatsAppChannelSpec {
             .collect()
     }
 }
+
+#[cfg(test)]
+impl WhatsAppChannelSpec {
+    /// The least that a spec holds, for tests.
+    pub(crate) fn example() -> Self {
+        Self {
+            channel_id: "6f1c2a9e-5f0e-4a57-9d2c-0b7a3c1d8e42".into(),
+            phone_number: None,
+            environment: "es-pro".into(),
+            kernel: Kernel {
+                credentials_secret_ref: CredentialsRef {
+                    name: "shop".into(),
+                    id_key: None,
+                    secret_key: None,
+                },
+                scopes: None,
+                purposes: None,
+                api_version: None,
+            },
+            webhook: None,
+            delivery: None,
+            conversion: None,
+            suspend: None,
+            resync_period: None,
+        }
+    }
+}

@@ -171,34 +171,10 @@ fn period(spec: Option<&Period>, environment: Option<&Period>, default: Duration
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{CredentialsRef, Kernel};
-
-    fn spec() -> WhatsAppChannelSpec {
-        WhatsAppChannelSpec {
-            channel_id: "6f1c2a9e-5f0e-4a57-9d2c-0b7a3c1d8e42".into(),
-            phone_number: None,
-            environment: "es-pro".into(),
-            kernel: Kernel {
-                credentials_secret_ref: CredentialsRef {
-                    name: "s".into(),
-                    id_key: None,
-                    secret_key: None,
-                },
-                scopes: None,
-                purposes: None,
-                api_version: None,
-            },
-            webhook: None,
-            delivery: None,
-            conversion: None,
-            suspend: None,
-            resync_period: None,
-        }
-    }
 
     #[test]
     fn an_empty_spec_gets_the_documented_defaults() {
-        let effective = Effective::new(&spec(), &ChannelDefaults::default());
+        let effective = Effective::new(&WhatsAppChannelSpec::example(), &ChannelDefaults::default());
         assert_eq!(effective.registration_scopes, ["whatsapp:app-admin"]);
         assert_eq!(effective.messaging_scopes, ["whatsapp:app-messaging"]);
         assert_eq!((effective.key_generation, effective.messages_per_second), (1, 80));
@@ -214,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_spec_wins_over_the_environment_and_the_environment_over_the_default() {
-        let mut spec = spec();
+        let mut spec = WhatsAppChannelSpec::example();
         let defaults = ChannelDefaults {
             webhook: Webhook {
                 mode: Some(WebhookMode::Observe),

@@ -218,7 +218,6 @@ impl Route {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::api::Kernel;
 
     pub(in crate::bridge) fn installation() -> Installation {
         Installation::parse(
@@ -243,23 +242,8 @@ environments:
             created,
             spec: WhatsAppChannelSpec {
                 channel_id: ChannelId::from_bytes([id; 16]).to_string(),
-                phone_number: None,
                 environment: "es-dev".into(),
-                kernel: Kernel {
-                    credentials_secret_ref: CredentialsRef {
-                        name: "s".into(),
-                        id_key: None,
-                        secret_key: None,
-                    },
-                    scopes: None,
-                    purposes: None,
-                    api_version: None,
-                },
-                webhook: None,
-                delivery: None,
-                conversion: None,
-                suspend: None,
-                resync_period: None,
+                ..WhatsAppChannelSpec::example()
             },
             secret_version: None,
             webhook_key: None,

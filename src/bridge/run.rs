@@ -9,7 +9,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -28,7 +27,7 @@ use crate::{
     journal::{self, Journal},
     kernel,
     keys::{KeyError, KeyMaterial, Keys},
-    server::{self, Bounds},
+    server::{self, Bounds, ListenError, listen},
     telemetry::BridgeMetrics,
 };
 
@@ -76,13 +75,8 @@ pub enum BridgeError {
         source: journal::OpenError,
     },
     /// A listener can't be opened.
-    #[error("can't listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// TLS can't be set up.
     #[error("can't set up an HTTP client: {0}")]
     Http(#[from] reqwest::Error),
@@ -99,12 +93,6 @@ fn keys(dir: &Path) -> Result<Keys, BridgeError> {
             source,
         })?;
     Ok(Keys::derive(&material))
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, BridgeError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| BridgeError::Listen { address, source })
 }
 
 /// Runs the bridge until told to stop.
@@ -196,9 +184,9 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
     tracing::info!(public = %options.public, internal = %options.internal, admin = %options.admin, "listening");
 
     let grace = options.grace;
-    // Listeners and watch stop at once; deliveries go on until no more calls are under way.
-    let (deliveries, admin_stop) = (CancellationToken::new(), CancellationToken::new());
-    let delivering = tokio::spawn(runner.run(deliveries.clone(), grace));
+    // All stop taking on work at once, within one grace: what is accepted in that time is on disk for the next start.
+    let admin_stop = CancellationToken::new();
+    let delivering = tokio::spawn(runner.run(stop.clone(), grace));
     let watching = tokio::spawn(watch.run(stop.clone()));
     let admin = tokio::spawn(server::serve(
         admin_listener,
@@ -235,7 +223,6 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
     };
     let (_, ()) = futures::future::join(serving, draining).await;
     let _ = watching.await;
-    deliveries.cancel();
     let _ = delivering.await;
     journal.close().await;
     admin_stop.cancel();

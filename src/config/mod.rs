@@ -181,7 +181,7 @@ pub struct BridgeLimits {
     pub journal_max_bytes: u64,
     /// Deliveries under way at once for one channel and direction. Default 16.
     pub channel_concurrency: usize,
-    /// Attempts of one delivery before it becomes a dead letter. Default 12, about an hour.
+    /// Attempts of one delivery before it becomes a dead letter. Default 60, about four hours.
     pub delivery_attempts: u32,
 }
 
@@ -194,7 +194,7 @@ impl Default for BridgeLimits {
             body_timeout: Period::seconds(20),
             journal_max_bytes: 4 << 30,
             channel_concurrency: 16,
-            delivery_attempts: 12,
+            delivery_attempts: 60,
         }
     }
 }

@@ -1,30 +1,10 @@
 //! Every way through the decision, without a cluster or a Kernel.
 
 use super::*;
-use crate::api::{ChannelDefaults, CredentialsRef, Kernel, WhatsAppChannelSpec};
+use crate::api::{ChannelDefaults, WhatsAppChannelSpec};
 
 fn effective(change: impl FnOnce(&mut Effective)) -> Effective {
-    let spec = WhatsAppChannelSpec {
-        channel_id: String::new(),
-        phone_number: None,
-        environment: "es-pro".into(),
-        kernel: Kernel {
-            credentials_secret_ref: CredentialsRef {
-                name: "shop".into(),
-                id_key: None,
-                secret_key: None,
-            },
-            scopes: None,
-            purposes: None,
-            api_version: None,
-        },
-        webhook: None,
-        delivery: None,
-        conversion: None,
-        suspend: None,
-        resync_period: None,
-    };
-    let mut effective = Effective::new(&spec, &ChannelDefaults::default());
+    let mut effective = Effective::new(&WhatsAppChannelSpec::example(), &ChannelDefaults::default());
     change(&mut effective);
     effective
 }

@@ -13,7 +13,7 @@ use kube::{
         watcher::{self, watcher},
     },
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -29,7 +29,7 @@ use crate::{
     delivery::backoff::Backoff,
     kernel,
     keys::Keys,
-    server::{self, Bounds},
+    server::{self, Bounds, ListenError, listen},
     telemetry::ControllerMetrics,
 };
 
@@ -52,13 +52,8 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
     /// The admin listener can't be opened.
-    #[error("can't listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// TLS can't be set up.
     #[error("can't set up an HTTP client: {0}")]
     Http(#[from] reqwest::Error),
@@ -75,12 +70,7 @@ const KEY_AGAIN: Backoff = Backoff {
 /// When it can't start, with what to put right.
 pub async fn run(client: Client, options: Options, stop: CancellationToken) -> Result<(), ControllerError> {
     let (metrics, registry) = ControllerMetrics::new();
-    let listener = TcpListener::bind(options.admin)
-        .await
-        .map_err(|source| ControllerError::Listen {
-            address: options.admin,
-            source,
-        })?;
+    let listener = listen(options.admin).await?;
     let readiness = Arc::new(arc_swap::ArcSwap::from_pointee(Some(
         "waiting for the installation key".to_owned(),
     )));

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aura_whatsapp_operator::sim::controlplane::Tool;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -94,6 +95,40 @@ async fn a_newcomer_brings_it_up_sends_a_message_and_ctrl_c_leaves_nothing() {
         processes(dir.path()).len() >= 5,
         "API server, etcd, controller manager, controller, bridge"
     );
+
+    let kubeconfig = said
+        .split_once("export KUBECONFIG=")
+        .unwrap()
+        .1
+        .lines()
+        .next()
+        .unwrap();
+    let kubectl = |arguments: &'static [&'static str]| async move {
+        let mut command = Command::new(assets().await.path(Tool::Kubectl));
+        let output = command
+            .env("KUBECONFIG", kubeconfig)
+            .current_dir(project())
+            .args(arguments)
+            .output();
+        let output = output.await.unwrap();
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let table = kubectl(&["get", "wac", "-A", "--no-headers"]).await;
+    assert_eq!(
+        table
+            .lines()
+            .filter(|line| line.contains("True") && line.contains("Succeeded"))
+            .count(),
+        2,
+        "{table}"
+    );
+    let applied = kubectl(&["apply", "-f", "examples/"]).await;
+    assert!(!applied.contains("Warning"), "{applied}");
 
     let output = dev(dir.path())
         .args(["send", "--to", "1002", "hola"])

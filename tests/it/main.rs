@@ -19,6 +19,7 @@ mod control_plane;
 mod crash;
 mod crd;
 mod dev;
+mod docs;
 mod guard;
 mod lifecycle;
 mod outage;

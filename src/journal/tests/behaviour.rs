@@ -43,6 +43,28 @@ fn wait_for_write(disk: &Disk, operations: u64) {
 }
 
 #[tokio::test]
+async fn the_feed_tells_of_each_message_in_order_and_only_once_it_is_durable() {
+    let disk = Disk::default();
+    let (journal, _) = open_threaded(&disk, Options::default());
+    let mut feed = journal.committed();
+    disk.hold_syncs(true);
+    let operations = disk.operations();
+    let mut answers = ask(&journal, [0]);
+    wait_for_write(&disk, operations);
+    answers.extend(ask(&journal, (1..50).chain([0])));
+    assert!(feed.try_recv().is_err(), "told before the sync");
+    disk.hold_syncs(false);
+    for answer in answers {
+        answer.await;
+    }
+    let told: Vec<Seq> = std::iter::from_fn(|| feed.try_recv().ok())
+        .map(|pending| pending.seq)
+        .collect();
+    assert_eq!(told.len(), 50, "a duplicate is not told of again");
+    assert!(told.windows(2).all(|pair| pair[0] < pair[1]));
+}
+
+#[tokio::test]
 async fn callers_that_wait_together_share_one_commit() {
     let disk = Disk::default();
     let (journal, _) = open_threaded(&disk, Options::default());

@@ -63,6 +63,15 @@ pub fn read_folder(folder: &Path) -> Result<Vec<Value>, ObjectError> {
     Ok(objects)
 }
 
+/// An object with the annotation that `kubectl apply` keeps its last configuration in: a person who applies the same
+/// file afterwards is not warned that it came from elsewhere.
+pub fn as_kubectl_would(mut object: Value) -> Value {
+    let applied = format!("{object}\n");
+    object["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
+        Value::String(applied);
+    object
+}
+
 /// Applies one object server-side and strictly: an unknown field is an error.
 ///
 /// # Errors

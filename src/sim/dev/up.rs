@@ -112,7 +112,10 @@ impl World {
         steps.done("control plane ready");
 
         site::install_crd(&client).await?;
-        let examples = objects::read_folder(&project().join("examples"))?;
+        let examples: Vec<Value> = objects::read_folder(&project().join("examples"))?
+            .into_iter()
+            .map(objects::as_kubectl_would)
+            .collect();
         let namespaces: Vec<Value> = of_kind(&examples, "Namespace").cloned().collect();
         let mut made = Vec::new();
         for namespace in namespaces.iter().cloned().chain([namespace(RELEASE)]) {

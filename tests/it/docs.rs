@@ -1,0 +1,91 @@
+//! The documentation tells the same story as the code.
+
+use std::fs;
+
+use aura_whatsapp_operator::{api::conditions::Reason, config::Installation};
+
+use crate::support::project;
+
+fn read(path: &str) -> String {
+    fs::read_to_string(project().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+#[test]
+fn every_reason_has_a_row_that_says_whether_it_stalls() {
+    let page = read("docs/reasons.md");
+    for reason in Reason::ALL {
+        let row = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{reason}` |")))
+            .unwrap_or_else(|| panic!("docs/reasons.md has no row for {reason}"));
+        assert_eq!(row.contains("| yes |"), reason.is_stalled(), "{row}");
+    }
+}
+
+#[test]
+fn the_documented_configuration_is_one() {
+    let page = read("docs/configuration.md");
+    let example = page
+        .split("```yaml")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap()
+        .replace('…', "x");
+    let installation =
+        Installation::parse(&example, "docs/configuration.md").unwrap_or_else(|error| panic!("{error}"));
+    let mut defaults = installation.clone();
+    defaults.bridge = aura_whatsapp_operator::config::BridgeLimits::default();
+    assert_eq!(
+        installation.bridge, defaults.bridge,
+        "the page shows the defaults"
+    );
+    let environment = &installation.environments["es-pro"];
+    assert_eq!(
+        environment.registration,
+        aura_whatsapp_operator::config::Registration::default()
+    );
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut pages = vec!["README.md".to_owned(), "CHANGELOG.md".to_owned()];
+    for entry in fs::read_dir(project().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            pages.push(path.strip_prefix(project()).unwrap().display().to_string());
+        }
+    }
+    let mut followed = 0;
+    for page in pages {
+        let text = read(&page);
+        let folder = project().join(&page).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if !link.contains("://") {
+                assert!(folder.join(link).exists(), "{page} links to {link}");
+                followed += 1;
+            }
+        }
+    }
+    assert!(followed > 8);
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let source = read("src/telemetry/metrics.rs");
+    let page = read("docs/operations.md");
+    let names: Vec<&str> = source
+        .split(".register(")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').nth(1))
+        .filter(|name| *name != "build")
+        .collect();
+    assert!(names.len() >= 14, "{names:?}");
+    for name in names {
+        assert!(
+            page.contains(&format!("aura_whatsapp_{name}")),
+            "docs/operations.md does not tell of {name}"
+        );
+    }
+}
