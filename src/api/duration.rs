@@ -105,9 +105,10 @@ mod tests {
             "5d",
             "1h30",
             "99999999999999999999h",
-            "4294967295h4294967295h",
+            "4294967296s",
+            "1h 2m",
         ] {
-            assert!(text.parse::<Period>().is_err() || text.len() > 20, "{text}");
+            assert!(text.parse::<Period>().is_err(), "{text}");
         }
         assert!("5d".parse::<Period>().unwrap_err().to_string().contains("1h30m"));
     }

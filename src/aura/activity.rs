@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// One message or event between the bridge and Aura. No `Debug`: it holds numbers and texts.
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+use super::contract::HERO_CARD;
+
+/// One message or event from the bridge to Aura. No `Debug`: it holds numbers and texts.
+#[derive(Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Activity {
     /// message, event, typing, …
     #[serde(rename = "type")]
@@ -34,20 +36,13 @@ pub struct Activity {
     /// The text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Cards and files.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub attachments: Vec<Attachment>,
-    /// The activity that this one answers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reply_to_id: Option<String>,
     /// Aura's own part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel_data: Option<ChannelData>,
 }
 
 /// A user or bot.
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Default, Serialize)]
 pub struct Account {
     /// The WhatsApp id of a user.
     pub id: String,
@@ -57,16 +52,15 @@ pub struct Account {
 }
 
 /// A conversation.
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Default, Serialize)]
 pub struct Conversation {
     /// The sealed id.
     pub id: String,
 }
 
 /// Aura's own part of an activity.
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ChannelData {
     /// The UUID of the Aura channel.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,42 +74,72 @@ pub struct ChannelData {
 }
 
 /// What WhatsApp sent.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize)]
 pub struct Payload {
     /// The message or status, as it came.
     pub whatsapp: Box<RawValue>,
 }
 
+/// What is looked at of an activity that Aura posts. Everything else it may hold is its own affair, and a field that
+/// is `null` is one that is absent. No `Debug`: it holds a text.
+#[derive(Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Reply {
+    /// message, event, typing, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The activity's own id.
+    pub id: Option<String>,
+    /// The text.
+    pub text: Option<String>,
+    /// Cards and files.
+    pub attachments: Option<Vec<Attachment>>,
+    /// Aura's own part.
+    pub channel_data: Option<ReplyData>,
+}
+
+/// What is looked at of a reply's `channelData`.
+#[derive(Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplyData {
+    /// The UUID of the Aura channel.
+    pub channel_id: Option<String>,
+}
+
 /// A card or file of a reply.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Attachment {
     /// What it is.
     pub content_type: String,
-    /// The card.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub content: Option<HeroCard>,
+    /// The card, or whatever it holds.
+    pub content: Option<Box<RawValue>>,
 }
 
-/// A card with buttons. Fields of other cards are not looked at.
-#[derive(Clone, Default, Serialize, Deserialize)]
+impl Attachment {
+    /// The card, if it is one with buttons.
+    pub fn hero_card(&self) -> Option<HeroCard> {
+        let content = self.content.as_ref().filter(|_| self.content_type == HERO_CARD)?;
+        serde_json::from_str(content.get()).ok()
+    }
+}
+
+/// A card with buttons.
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct HeroCard {
     /// Its heading.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
     /// Its text.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// Its choices.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub buttons: Vec<CardAction>,
+    pub buttons: Option<Vec<CardAction>>,
 }
 
 /// One choice of a card.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct CardAction {
     /// What is shown.
-    pub title: String,
+    pub title: Option<String>,
 }

@@ -21,13 +21,10 @@ pub struct Client {
 /// Aura did not take an activity. Free of ids, addresses and secrets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuraError {
-    /// 401 or 403: our credential is wrong. Nothing is wrong with the message.
-    #[error("Aura rejects the bridge's credential ({status})")]
-    CredentialsRejected {
-        /// The status.
-        status: u16,
-    },
-    /// 408, 425, 429, 5xx or no answer: it may work later.
+    /// 401: our credential is wrong. Nothing is wrong with the message.
+    #[error("Aura rejects the bridge's credential (401)")]
+    CredentialsRejected,
+    /// No answer, or one that says nothing of the message: it may work later.
     #[error("Aura can't take messages now ({class})")]
     Unavailable {
         /// One word for metrics and logs.
@@ -35,7 +32,7 @@ pub enum AuraError {
         /// How long Aura asks us to wait.
         retry_after: Option<Duration>,
     },
-    /// Another status: the same message will be refused again.
+    /// 400, 413, 415 or 422: the same message will be refused again.
     #[error("Aura refuses the message ({status})")]
     Refused {
         /// The status.
@@ -95,18 +92,25 @@ impl Client {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // Read to the end, so that the connection can be used again; what it says does not matter.
         let _ = http::read_body(response, MAX_ANSWER).await;
+        let retry_after = http::retry_after(&headers, Timestamp::now());
         match status {
             200..=299 => Ok(()),
-            401 | 403 => Err(AuraError::CredentialsRejected { status }),
-            408 | 425 | 429 | 500..=599 => Err(AuraError::Unavailable {
-                class: if status == 429 {
-                    "rate_limited"
-                } else {
-                    "unavailable"
-                },
-                retry_after: http::retry_after(&headers, Timestamp::now()),
+            401 => Err(AuraError::CredentialsRejected),
+            400 | 413 | 415 | 422 => Err(AuraError::Refused { status }),
+            429 => Err(AuraError::Unavailable {
+                class: "rate_limited",
+                retry_after,
             }),
-            _ => Err(AuraError::Refused { status }),
+            500..=599 => Err(AuraError::Unavailable {
+                class: "unavailable",
+                retry_after,
+            }),
+            // 403, 404, 409 and the like: a gateway on the way, a rollout, a path that is wrong for now. None of them
+            // is a judgement on this message.
+            _ => Err(AuraError::Unavailable {
+                class: "unexpected_status",
+                retry_after,
+            }),
         }
     }
 }

@@ -7,6 +7,6 @@ mod client;
 pub mod contract;
 
 pub use self::{
-    activity::{Account, Activity, Attachment, CardAction, ChannelData, Conversation, HeroCard, Payload},
+    activity::{Account, Activity, Attachment, ChannelData, Conversation, HeroCard, Payload, Reply},
     client::{AuraError, Client},
 };

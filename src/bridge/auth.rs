@@ -59,8 +59,9 @@ pub fn judge(
     match (route, proof) {
         (Some(route), _) if is_issued => Verdict::Routed(route.clone()),
         (Some(route), Some(proof)) if proof.tag == route.tag => {
-            // A channel that changes to a key issued elsewhere is called with its derived one until Kernel is told.
-            if issued.is_some() || route.generations.take(proof.generation, now) {
+            // Also of a channel that changes to a key issued elsewhere: Kernel calls with the derived one until it is
+            // told.
+            if route.generations.take(proof.generation, now) {
                 Verdict::Routed(route.clone())
             } else {
                 Verdict::Refused

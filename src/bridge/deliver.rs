@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -16,8 +16,8 @@ use super::{
     state::{Shared, now_ms},
 };
 use crate::{
-    api::{ChannelId, DeliveryMode},
-    aura::{self, Activity, AuraError},
+    api::{ChannelId, DeliveryMode, OnUnknownSend},
+    aura::{self, AuraError, Reply},
     config::Held,
     convert,
     delivery::{Deliver, Ended, Item},
@@ -32,41 +32,53 @@ pub(super) struct Deliverer {
     pub state: Shared,
     pub aura: aura::Client,
     pub kernel: kernel::Client,
-    /// Replies of several parts, of which some were sent: their ids so far.
-    pub parts: Mutex<HashMap<Seq, Vec<String>>>,
+    /// Replies of several parts, of which some were sent: how many.
+    pub parts: Mutex<HashMap<Seq, usize>>,
 }
+
+/// How long a message waits for a channel that is not there: as long as the longest default of `delivery.maxAge`.
+const ORPHANED_AFTER: Duration = Duration::from_secs(4 * 3600);
 
 impl Deliver for Deliverer {
     async fn attempt(&self, entry: Entry, number: u32) -> Ended {
         let channel = ChannelId::from_bytes(entry.channel);
+        let age = Duration::from_millis(now_ms().saturating_sub(entry.accepted_at_ms));
+        let (direction, seq) = (entry.direction, entry.seq);
         let Some(route) = self.state.routes.load().get(channel).cloned() else {
-            return Ended::Blocked;
+            // One that lags or was deleted by mistake comes back; one that stays away must not keep the journal's
+            // oldest part, and with it all that is younger, on disk for ever.
+            let gone = self.state.health.synced.load(Ordering::Relaxed) && age > ORPHANED_AFTER;
+            return if gone {
+                Ended::Fatal {
+                    reason: "ChannelDeleted",
+                }
+            } else {
+                Ended::Blocked
+            };
         };
         let held = route.environment.held(Held::Delivery, Timestamp::now()).is_some();
         if held || route.effective.delivery_mode == DeliveryMode::Hold {
             return Ended::Blocked;
         }
         // A message gets one attempt whatever its age, so that time on hold is not held against it.
-        let max_age = match entry.direction {
+        let max_age = match direction {
             Direction::ToAura => route.effective.max_age_to_aura,
             Direction::ToKernel => route.effective.max_age_to_user,
         };
-        if number > 1 && now_ms().saturating_sub(entry.accepted_at_ms) > millis(max_age) {
+        if number > 1 && age > max_age {
             return Ended::Fatal { reason: "TooOld" };
         }
-        let (direction, seq) = (entry.direction, entry.seq);
-        let ended = match direction {
+        let (ended, why) = match direction {
             Direction::ToAura => self.to_aura(&route, &entry).await,
             Direction::ToKernel => self.to_kernel(&route, &entry).await,
         };
+        let outcome = outcome(&ended);
         self.state
             .metrics
-            .attempted(channel.to_string(), word(direction), outcome(&ended));
-        if !matches!(ended, Ended::Delivered { .. }) {
-            tracing::info!(
-                %channel, seq = seq.0, direction = word(direction), attempt = number, outcome = outcome(&ended),
-                "not delivered yet"
-            );
+            .attempted(channel.to_string(), word(direction), outcome);
+        if let Some(why) = why {
+            let direction = word(direction);
+            tracing::info!(%channel, seq = seq.0, direction, attempt = number, outcome, why, "an attempt failed");
         }
         ended
     }
@@ -96,35 +108,41 @@ impl Deliver for Deliverer {
     }
 }
 
+/// How an attempt ended and, where it did not deliver, why, in words without anything personal.
+type Tried = (Ended, Option<String>);
+
+fn failed(ended: Ended, why: impl ToString) -> Tried {
+    (ended, Some(why.to_string()))
+}
+
 impl Deliverer {
-    async fn to_aura(&self, route: &Route, entry: &Entry) -> Ended {
+    async fn to_aura(&self, route: &Route, entry: &Entry) -> Tried {
         let Some((id, activity)) = self.activity(route, entry) else {
-            return Ended::Fatal { reason: "Unreadable" };
+            return failed(
+                Ended::Fatal { reason: "Unreadable" },
+                "the journal's entry is no webhook call",
+            );
         };
         let Some(credentials) = self.state.aura.get(&route.environment_name) else {
-            return Ended::Blocked;
+            return failed(Ended::Blocked, "the environment has no credential for Aura");
         };
         let settings = &route.environment.aura;
         let url = settings.messages_url.as_str();
-        match self
+        let posted = self
             .aura
             .post(url, &credentials.outbound, &id, activity, settings.timeout())
-            .await
-        {
-            Ok(()) => Ended::Delivered { reference: None },
-            Err(AuraError::CredentialsRejected { status }) => {
-                tracing::error!(
-                    environment = route.environment_name,
-                    status,
-                    "Aura rejects the bridge's credential: check the environment's aura.outboundAuth"
-                );
-                Ended::Blocked
-            }
-            Err(AuraError::Unavailable { retry_after, .. }) => Ended::Retry { after: retry_after },
-            Err(AuraError::Refused { .. }) => Ended::Fatal {
+            .await;
+        let Err(error) = posted else {
+            return (Ended::Delivered { reference: None }, None);
+        };
+        let ended = match &error {
+            AuraError::CredentialsRejected => Ended::Blocked,
+            AuraError::Unavailable { retry_after, .. } => Ended::Retry { after: *retry_after },
+            AuraError::Refused { .. } => Ended::Fatal {
                 reason: "RefusedByAura",
             },
-        }
+        };
+        failed(ended, error)
     }
 
     /// The activity's id and JSON.
@@ -148,16 +166,16 @@ impl Deliverer {
         Some((id, Bytes::from(serde_json::to_vec(&activity.ok()?).ok()?)))
     }
 
-    async fn to_kernel(&self, route: &Route, entry: &Entry) -> Ended {
-        let Ok(reply) = serde_json::from_slice::<Activity>(&entry.body) else {
-            return Ended::Fatal { reason: "Unreadable" };
+    async fn to_kernel(&self, route: &Route, entry: &Entry) -> Tried {
+        let Ok(reply) = serde_json::from_slice::<Reply>(&entry.body) else {
+            return failed(
+                Ended::Fatal { reason: "Unreadable" },
+                "the journal's entry is no reply",
+            );
         };
         let credentials = match self.state.secrets.credentials(route).await {
             Ok(credentials) => credentials,
-            Err(error) => {
-                tracing::warn!(channel = %route.channel, %error, "can't send: no credentials");
-                return Ended::Blocked;
-            }
+            Err(error) => return failed(Ended::Blocked, error),
         };
         let settings = &route.environment.kernel;
         let request = TokenRequest {
@@ -165,36 +183,41 @@ impl Deliverer {
             credentials,
             scopes: route.effective.messaging_scopes.clone(),
             purposes: route.effective.purposes.clone(),
-            timeout: route.kernel_timeout(),
+            timeout: settings.timeout(),
         };
         let url = settings.messages_url(route.effective.api_version);
-        let mut ids = self
-            .parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&entry.seq)
-            .unwrap_or_default();
-        for part in convert::reply_messages(&reply, &entry.contact)
-            .iter()
-            .skip(ids.len())
-        {
-            match self.kernel.send(&request, &url, part).await {
-                Ok(id) => ids.push(id),
+        let mut sent = self.take_parts(entry.seq);
+        let mut reference = None;
+        let parts = convert::reply_messages(&reply, &entry.contact);
+        for part in parts.iter().skip(sent) {
+            let correlator = entry::send_correlator(entry.seq, sent, &self.state.keys);
+            match self.kernel.send(&request, &url, &correlator, part).await {
+                Ok(id) => {
+                    sent += 1;
+                    reference = id;
+                }
                 Err(error) => {
                     self.parts
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .insert(entry.seq, ids);
-                    return self.send_failed(route, &error).await;
+                        .insert(entry.seq, sent);
+                    return failed(self.send_failed(route, &error).await, error);
                 }
             }
         }
-        Ended::Delivered { reference: ids.pop() }
+        (Ended::Delivered { reference }, None)
+    }
+
+    fn take_parts(&self, seq: Seq) -> usize {
+        self.parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&seq)
+            .unwrap_or_default()
     }
 
     async fn send_failed(&self, route: &Route, error: &KernelError) -> Ended {
         if error.is_credentials() {
-            tracing::warn!(channel = %route.channel, %error, "can't send: reading the Secret again");
             self.state.secrets.rejected(route).await;
             return Ended::Blocked;
         }
@@ -202,15 +225,16 @@ impl Deliverer {
             KernelError::Refused { .. } => Ended::Fatal {
                 reason: "RefusedByKernel",
             },
+            error if error.outcome_unknown() && route.effective.on_unknown_send == OnUnknownSend::Hold => {
+                Ended::Fatal {
+                    reason: "UnknownOutcome",
+                }
+            }
             _ => Ended::Retry {
                 after: error.retry_after(),
             },
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A direction's word in logs and metrics.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     api::ChannelId,
-    journal::{DedupKey, Direction, NewEntry},
+    journal::{DedupKey, Direction, NewEntry, Seq},
     keys::Keys,
     whatsapp::{Event, InboundMessage, Status},
 };
@@ -86,6 +86,13 @@ pub fn activity_id(channel: ChannelId, event: &Event, keys: &Keys) -> String {
             status.status.as_bytes(),
         ]),
     };
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+}
+
+/// The correlator of one part of a reply: the same for each attempt to send it, so that a send whose outcome is
+/// unknown can be recognised.
+pub fn send_correlator(seq: Seq, part: usize, keys: &Keys) -> String {
+    let bytes = keys.fingerprint(&[b"send", &seq.0.to_be_bytes(), &part.to_be_bytes()]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
 }
 

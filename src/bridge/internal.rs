@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     api::ChannelId,
-    aura::{Activity, contract},
+    aura::{Reply, contract},
     convert,
     journal::Appended,
 };
@@ -137,7 +137,7 @@ async fn take(
         .parse()
         .unwrap_or(Duration::from_secs(20));
     let body = public::read(&parts.headers, body, contract::MAX_REPLY, patience).await?;
-    let activity: Activity = serde_json::from_slice(&body).map_err(|_| Refusal::Malformed)?;
+    let activity: Reply = serde_json::from_slice(&body).map_err(|_| Refusal::Malformed)?;
     let named = activity
         .channel_data
         .as_ref()

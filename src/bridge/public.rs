@@ -1,6 +1,9 @@
 //! The public listener: Kernel's webhook calls. Answers 200 only after the call's messages are on disk (Law 1).
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -110,6 +113,10 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
     ) {
         Verdict::Routed(route) => route,
         Verdict::NotRoutable => return Err(Refusal::NotNow),
+        // Before the routes are known nobody can be refused: a key issued elsewhere could not be compared.
+        Verdict::Refused if !state.health.routes_known.load(Ordering::Relaxed) => {
+            return Err(Refusal::NotNow);
+        }
         Verdict::Refused => return Err(Refusal::Unauthorized),
     };
     if !is_json(&parts.headers) {

@@ -1,6 +1,6 @@
 //! Which channel goes where: built from the resources, replaced as a whole, read without a lock. Pure.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -207,11 +207,6 @@ impl Route {
             credentials: view.spec.kernel.credentials_secret_ref.clone(),
             secret_version: view.secret_version.clone(),
         }
-    }
-
-    /// How long one send to Kernel may take.
-    pub fn kernel_timeout(&self) -> Duration {
-        self.environment.kernel.timeout()
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -184,10 +185,7 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
     tracing::info!(public = %options.public, internal = %options.internal, admin = %options.admin, "listening");
 
     let grace = options.grace;
-    // All stop taking on work at once, within one grace: what is accepted in that time is on disk for the next start.
     let admin_stop = CancellationToken::new();
-    let delivering = tokio::spawn(runner.run(stop.clone(), grace));
-    let watching = tokio::spawn(watch.run(stop.clone()));
     let admin = tokio::spawn(server::serve(
         admin_listener,
         admin::router(registry, readiness(&state), refresh(&state)),
@@ -198,37 +196,63 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
         admin_stop.clone(),
         Duration::from_secs(1),
     ));
-    let serving = futures::future::join(
-        server::serve(
-            public_listener,
-            public::router(state.clone()),
-            bounds,
-            stop.clone(),
-            grace,
-        ),
-        server::serve(
-            internal_listener,
-            internal::router(state.clone()),
-            bounds,
-            stop.clone(),
-            grace,
-        ),
+    // All stop taking on work at once, within one grace: what is accepted in that time is on disk for the next start.
+    let mut parts = Parts::default();
+    let (public, internal) = (public::router(state.clone()), internal::router(state.clone()));
+    parts.spawn("delivery", runner.run(stop.clone(), grace));
+    parts.spawn("watch", watch.run(snapshot, stop.clone()));
+    parts.spawn(
+        "public listener",
+        server::serve(public_listener, public, bounds, stop.clone(), grace),
     );
-    let draining = {
-        let (state, stop) = (state.clone(), stop.clone());
-        async move {
-            stop.cancelled().await;
-            state.health.draining.store(true, Ordering::Relaxed);
-        }
+    parts.spawn(
+        "internal listener",
+        server::serve(internal_listener, internal, bounds, stop.clone(), grace),
+    );
+    let ended = tokio::select! {
+        () = stop.cancelled() => None,
+        part = parts.next() => part,
     };
-    let (_, ()) = futures::future::join(serving, draining).await;
-    let _ = watching.await;
-    let _ = delivering.await;
+    state.health.draining.store(true, Ordering::Relaxed);
+    stop.cancel();
+    while parts.next().await.is_some() {}
     journal.close().await;
     admin_stop.cancel();
     let _ = admin.await;
-    tracing::info!("stopped");
-    Ok(())
+    match ended {
+        // A bridge that takes messages and delivers none would be worse than one that is started anew.
+        Some(part) => Err(BridgeError::Ended(part)),
+        None => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+    }
+}
+
+/// The tasks that make up the bridge, by name.
+#[derive(Default)]
+struct Parts {
+    tasks: JoinSet<()>,
+    names: HashMap<tokio::task::Id, &'static str>,
+}
+
+impl Parts {
+    fn spawn(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        let id = self.tasks.spawn(part).id();
+        self.names.insert(id, name);
+    }
+
+    /// The next part that ends; `None` when none is left.
+    async fn next(&mut self) -> Option<&'static str> {
+        let id = match self.tasks.join_next_with_id().await? {
+            Ok((id, ())) => id,
+            Err(error) => {
+                tracing::error!(%error, "a part of the bridge failed");
+                error.id()
+            }
+        };
+        Some(self.names.get(&id).copied().unwrap_or("part"))
+    }
 }
 
 fn readiness(state: &Arc<State>) -> admin::Readiness {

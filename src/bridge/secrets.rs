@@ -9,8 +9,9 @@ use std::{
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 
-use super::routes::{ChannelView, Route};
+use super::routes::Route;
 use crate::{
+    api::KeyRef,
     cluster::{self, SecretProblem},
     kernel::Credentials,
     keys::ApiKey,
@@ -101,24 +102,16 @@ impl Secrets {
         self.slot(route).lock().await.rejected = true;
     }
 
-    /// The API key, issued elsewhere, that a channel names.
+    /// An API key that was issued elsewhere.
     ///
     /// # Errors
     /// When it can't be read or used.
-    pub async fn issued_key(&self, view: &ChannelView) -> Result<Option<ApiKey>, Unavailable> {
-        let Some(reference) = view
-            .spec
-            .webhook
-            .as_ref()
-            .and_then(|webhook| webhook.api_key_secret_ref.as_ref())
-        else {
-            return Ok(None);
-        };
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &view.namespace);
+    pub async fn issued_key(&self, namespace: &str, reference: &KeyRef) -> Result<ApiKey, Unavailable> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let secret = cluster::get(&secrets, &reference.name)
             .await
             .map_err(|_| Unavailable::Unreadable)?;
-        Ok(Some(cluster::issued_key(secret.as_ref(), reference)?))
+        Ok(cluster::issued_key(secret.as_ref(), reference)?)
     }
 
     /// Forgets the credentials of channels that are gone.

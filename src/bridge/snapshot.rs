@@ -2,7 +2,8 @@
 //! that starts while the API server is away serves from it (Law 8).
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -34,7 +35,7 @@ pub(super) fn save(dir: &Path, channels: &[ChannelView]) -> io::Result<()> {
     };
     let new = dir.join("routes.json.new");
     let file = fs::File::create(&new)?;
-    serde_json::to_writer(io::BufWriter::new(&file), &snapshot)?;
+    (&file).write_all(&serde_json::to_vec(&snapshot)?)?;
     file.sync_all()?;
     fs::rename(&new, path(dir))?;
     fs::File::open(dir)?.sync_all()

@@ -42,6 +42,8 @@ pub(super) struct AuraCredentials {
 pub(super) struct Health {
     /// Routes are known: from the API server, or from the snapshot of a run before.
     pub routes_known: AtomicBool,
+    /// The API server's own list of every watched namespace has been seen by this process.
+    pub synced: AtomicBool,
     /// The bridge is stopping: no new calls, please.
     pub draining: AtomicBool,
 }

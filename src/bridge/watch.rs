@@ -25,10 +25,17 @@ use super::{
     snapshot,
     state::Shared,
 };
-use crate::{api::WhatsAppChannel, cluster::WatchBackoff, delivery::RunnerHandle, keys::ApiKey};
+use crate::{
+    api::{KeyRef, WhatsAppChannel},
+    cluster::WatchBackoff,
+    delivery::RunnerHandle,
+    keys::ApiKey,
+};
 
 /// How long changes are gathered before the table is built anew: a list of many resources is one change.
 const GATHER: Duration = Duration::from_millis(10);
+/// How long a start without a snapshot waits for every namespace's list.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How soon issued keys that could not be read are asked for again.
 const KEYS_AGAIN: Duration = Duration::from_secs(5);
 
@@ -46,6 +53,18 @@ struct Views {
 }
 
 impl Views {
+    /// Begins with what the snapshot knew: what a scope says later replaces it.
+    fn seed(
+        &mut self,
+        snapshot: impl Iterator<Item = ChannelView>,
+        scope_of: impl Fn(&str) -> Option<Scope>,
+    ) {
+        self.known.extend(snapshot.filter_map(|view| {
+            let scope = scope_of(&view.namespace)?;
+            Some(((scope, (view.namespace.clone(), view.name.clone())), view))
+        }));
+    }
+
     /// Takes one event; says whether the table must be built anew.
     fn take(&mut self, scope: Scope, event: Event<WhatsAppChannel>) -> bool {
         match event {
@@ -95,18 +114,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Watches until told to stop.
-    pub async fn run(self, stop: CancellationToken) {
-        let apis: Vec<Api<WhatsAppChannel>> = match &self.scope {
-            None => vec![Api::all(self.client.clone())],
-            Some(namespaces) => namespaces
-                .iter()
-                .map(|namespace| Api::namespaced(self.client.clone(), namespace))
-                .collect(),
-        };
-        let scopes = apis.len();
+    /// Watches until told to stop, beginning with what the snapshot knew.
+    pub async fn run(self, snapshot: Option<Vec<ChannelView>>, stop: CancellationToken) {
+        let start = tokio::time::Instant::now();
         let mut events = SelectAll::new();
-        for (scope, api) in apis.into_iter().enumerate() {
+        for (scope, api) in self.apis().into_iter().enumerate() {
             let stream = watcher(api, watcher::Config::default())
                 .modify(|channel| {
                     channel.managed_fields_mut().clear();
@@ -115,10 +127,14 @@ impl Watch {
                 .backoff(WatchBackoff::default());
             events.push(stream.map(move |event| (scope, event)).boxed());
         }
+        let scopes = events.len();
+        let has_snapshot = snapshot.is_some();
         let mut views = Views::default();
-        let mut issued: HashMap<Name, ApiKey> = HashMap::new();
+        views.seed(snapshot.into_iter().flatten(), |namespace| {
+            self.scope_of(namespace)
+        });
+        let mut issued = Issued::default();
         let mut dirty = false;
-        let mut keys_missing = false;
         let mut deadline = pin!(tokio::time::sleep(GATHER));
         loop {
             tokio::select! {
@@ -133,15 +149,29 @@ impl Watch {
                     }
                     Err(error) => {
                         self.state.metrics.watch_connected.set(0);
-                        tracing::warn!(error = watch_error(&error), "the watch is interrupted; serving the last known routes");
+                        let namespace = self.scope.as_ref().and_then(|all| all.get(scope));
+                        tracing::warn!(
+                            namespace, error = watch_error(&error),
+                            "a watch is interrupted; serving the last known routes"
+                        );
                     }
                 },
-                () = &mut deadline, if dirty || keys_missing => {
+                () = &mut deadline, if dirty || issued.missing => {
+                    // Without a snapshot, a table built from a part of the namespaces would refuse or put off the
+                    // others' calls: all are waited for, but one that can't be listed does not stop the rest for ever.
+                    let all = views.synced.len() == scopes;
+                    if !(all || has_snapshot || start.elapsed() > PATIENCE) {
+                        deadline.as_mut().reset(tokio::time::Instant::now() + KEYS_AGAIN);
+                        continue;
+                    }
                     dirty = false;
-                    // Until each scope was listed once, a table built from a part would forget what the snapshot knew.
-                    if views.synced.len() == scopes {
-                        keys_missing = !read_issued(&self.state.secrets, &views, &mut issued).await;
-                        self.replace(&views, &issued).await;
+                    self.state.health.synced.store(all, Ordering::Relaxed);
+                    self.replace(&views, &issued).await;
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        changed = issued.read(&self.state.secrets, &views) => if changed {
+                            self.replace(&views, &issued).await;
+                        }
                     }
                     deadline.as_mut().reset(tokio::time::Instant::now() + KEYS_AGAIN);
                 }
@@ -149,11 +179,28 @@ impl Watch {
         }
     }
 
-    async fn replace(&self, views: &Views, issued: &HashMap<Name, ApiKey>) {
+    fn apis(&self) -> Vec<Api<WhatsAppChannel>> {
+        match &self.scope {
+            None => vec![Api::all(self.client.clone())],
+            Some(namespaces) => namespaces
+                .iter()
+                .map(|namespace| Api::namespaced(self.client.clone(), namespace))
+                .collect(),
+        }
+    }
+
+    /// Which watch tells of a namespace; none of one that is no longer watched.
+    fn scope_of(&self, namespace: &str) -> Option<Scope> {
+        self.scope
+            .as_ref()
+            .map_or(Some(0), |all| all.iter().position(|one| one == namespace))
+    }
+
+    async fn replace(&self, views: &Views, issued: &Issued) {
         let list: Vec<ChannelView> = views.known.values().cloned().collect();
         let old = self.state.routes.load_full();
         let new = Arc::new(RouteTable::build(&list, &self.state.installation, |view| {
-            issued.get(&(view.namespace.clone(), view.name.clone())).cloned()
+            issued.key(view)
         }));
         self.state.routes.store(new.clone());
         self.state
@@ -170,6 +217,7 @@ impl Watch {
                     && before.effective == route.effective
                     && before.credentials == route.credentials
                     && before.namespace == route.namespace
+                    && before.environment_name == route.environment_name
             });
             if !same {
                 tracing::info!(
@@ -202,27 +250,70 @@ impl Watch {
     }
 }
 
-/// Reads the keys issued elsewhere; says whether all are known.
-async fn read_issued(secrets: &Secrets, views: &Views, issued: &mut HashMap<Name, ApiKey>) -> bool {
-    let mut all = true;
-    let mut names = HashSet::new();
-    for view in views.known.values() {
-        let name = (view.namespace.clone(), view.name.clone());
-        match secrets.issued_key(view).await {
-            Ok(Some(key)) => {
-                issued.insert(name.clone(), key);
-                names.insert(name);
+/// The keys issued elsewhere that are known.
+#[derive(Default)]
+struct Issued {
+    keys: HashMap<Name, Known>,
+    /// One could not be read: it is asked for again.
+    missing: bool,
+}
+
+struct Known {
+    key: ApiKey,
+    /// What it was read for: it is read again when the reference or the controller's view of the Secret changes.
+    reference: KeyRef,
+    secret_version: Option<String>,
+}
+
+impl Issued {
+    fn key(&self, view: &ChannelView) -> Option<ApiKey> {
+        self.keys
+            .get(&(view.namespace.clone(), view.name.clone()))
+            .map(|known| known.key.clone())
+    }
+
+    /// Reads what is new or changed and forgets what is gone; says whether anything changed.
+    async fn read(&mut self, secrets: &Secrets, views: &Views) -> bool {
+        let mut changed = false;
+        self.missing = false;
+        let mut wanted = HashSet::new();
+        for view in views.known.values() {
+            let reference = view
+                .spec
+                .webhook
+                .as_ref()
+                .and_then(|webhook| webhook.api_key_secret_ref.as_ref());
+            let Some(reference) = reference else { continue };
+            let name = (view.namespace.clone(), view.name.clone());
+            wanted.insert(name.clone());
+            let same = self.keys.get(&name).is_some_and(|known| {
+                known.reference == *reference && known.secret_version == view.secret_version
+            });
+            if same {
+                continue;
             }
-            Ok(None) => {}
-            Err(error) => {
-                all = false;
-                names.insert(name);
-                tracing::info!(namespace = view.namespace, name = view.name, %error, "the channel's API key can't be used yet");
+            match secrets.issued_key(&view.namespace, reference).await {
+                Ok(key) => {
+                    let known = Known {
+                        key,
+                        reference: reference.clone(),
+                        secret_version: view.secret_version.clone(),
+                    };
+                    self.keys.insert(name, known);
+                    changed = true;
+                }
+                Err(error) => {
+                    self.missing = true;
+                    tracing::info!(
+                        namespace = view.namespace, name = view.name, %error,
+                        "the channel's API key can't be used yet"
+                    );
+                }
             }
         }
+        self.keys.retain(|name, _| wanted.contains(name));
+        changed
     }
-    issued.retain(|name, _| names.contains(name));
-    all
 }
 
 /// The kind of a watch's error: its text may show the URL of the API server, which is nobody's secret, but no more

@@ -1,5 +1,7 @@
 //! How a channel's Secret is read: same namespace, labelled, with usable values. Both roles judge alike.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 use secrecy::SecretString;
@@ -10,6 +12,8 @@ use crate::{
     keys::ApiKey,
 };
 
+/// The time for one read, its body included: the client's own deadline ends at an answer's headers.
+const DEADLINE: Duration = Duration::from_secs(12);
 /// Longest value that is taken as a credential, in bytes.
 const MAX_VALUE: usize = 4096;
 
@@ -65,7 +69,8 @@ impl SecretProblem {
 /// # Errors
 /// When the API server does not answer, or does not allow it.
 pub async fn get(secrets: &Api<Secret>, name: &str) -> Result<Option<Secret>, kube::Error> {
-    secrets.get_opt(name).await
+    let answer = tokio::time::timeout(DEADLINE, secrets.get_opt(name)).await;
+    answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))
 }
 
 /// The Kernel client that a Secret holds.

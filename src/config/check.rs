@@ -38,8 +38,19 @@ pub(super) fn problems(installation: &Installation) -> Vec<String> {
             problems.push(format!("bridge.{field}: must be at least 1"));
         }
     }
+    if bridge.max_body_bytes > MAX_BODY {
+        problems.push(format!("bridge.maxBodyBytes: must be at most {MAX_BODY}"));
+    }
+    if bridge.journal_max_bytes < MIN_JOURNAL {
+        problems.push(format!("bridge.journalMaxBytes: must be at least {MIN_JOURNAL}"));
+    }
     problems
 }
+
+/// The journal takes no larger body, in bytes.
+const MAX_BODY: usize = 5 << 20;
+/// Less would not hold the largest call and what is made of it, in bytes.
+const MIN_JOURNAL: u64 = 64 << 20;
 
 fn environment_problems(path: &str, environment: &Environment, problems: &mut Vec<String>) {
     if environment.namespaces.is_empty() {

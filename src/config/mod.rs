@@ -181,7 +181,8 @@ pub struct BridgeLimits {
     pub journal_max_bytes: u64,
     /// Deliveries under way at once for one channel and direction. Default 16.
     pub channel_concurrency: usize,
-    /// Attempts of one delivery before it becomes a dead letter. Default 60, about four hours.
+    /// Attempts of one delivery before it becomes a dead letter. Default 80: about four hours, the longest
+    /// default of `delivery.maxAge`.
     pub delivery_attempts: u32,
 }
 
@@ -194,7 +195,7 @@ impl Default for BridgeLimits {
             body_timeout: Period::seconds(20),
             journal_max_bytes: 4 << 30,
             channel_concurrency: 16,
-            delivery_attempts: 60,
+            delivery_attempts: 80,
         }
     }
 }

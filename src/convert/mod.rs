@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     api::ChannelId,
-    aura::{Account, Activity, Attachment, ChannelData, Conversation, Payload, contract},
+    aura::{Account, Activity, Attachment, ChannelData, Conversation, Payload, Reply, contract},
     whatsapp::{InboundMessage, OutboundMessage, Status, text_parts},
 };
 
@@ -85,12 +85,12 @@ fn envelope(context: &Context<'_>, raw: &str) -> Result<Activity, NotJson> {
 }
 
 /// The messages that a reply becomes, in order; none for an activity that shows the user nothing (typing, …).
-pub fn reply_messages(reply: &Activity, to: &str) -> Vec<OutboundMessage> {
+pub fn reply_messages(reply: &Reply, to: &str) -> Vec<OutboundMessage> {
     if reply.kind != "message" {
         return Vec::new();
     }
     let mut blocks: Vec<String> = reply.text.iter().cloned().collect();
-    blocks.extend(reply.attachments.iter().filter_map(card_text));
+    blocks.extend(reply.attachments.iter().flatten().filter_map(card_text));
     let text = blocks
         .iter()
         .map(|block| block.trim())
@@ -104,16 +104,17 @@ pub fn reply_messages(reply: &Activity, to: &str) -> Vec<OutboundMessage> {
 
 /// A card as text: heading, text, and its choices numbered.
 fn card_text(attachment: &Attachment) -> Option<String> {
-    let card = attachment
-        .content
-        .as_ref()
-        .filter(|_| attachment.content_type == contract::HERO_CARD)?;
-    let mut lines: Vec<String> = [&card.title, &card.text].into_iter().flatten().cloned().collect();
+    let card = attachment.hero_card()?;
+    let mut lines: Vec<String> = [card.title, card.text].into_iter().flatten().collect();
+    let choices = card
+        .buttons
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|button| button.title);
     lines.extend(
-        card.buttons
-            .iter()
+        choices
             .enumerate()
-            .map(|(n, button)| format!("{}. {}", n + 1, button.title)),
+            .map(|(n, title)| format!("{}. {title}", n + 1)),
     );
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn a_reply_is_text_and_its_card_is_shown_as_text() {
         let reply = |json: serde_json::Value| {
-            let reply: Activity = serde_json::from_value(json).unwrap();
+            let reply: Reply = serde_json::from_value(json).unwrap();
             serde_json::to_value(reply_messages(&reply, "34600000001")).unwrap()
         };
         assert_eq!(
@@ -176,6 +177,17 @@ mod tests {
         );
         assert_eq!(reply(json!({"type": "typing"})), json!([]));
         assert_eq!(reply(json!({"type": "message", "text": " "})), json!([]));
+        let odd = json!({"type": "message", "text": "x", "from": null, "channelData": {"payload": {"type": "image"}},
+            "attachments": [{"contentType": "image/png", "content": "…"}, {"contentType": "other", "content": null}]});
+        assert_eq!(
+            reply(odd)[0]["text"]["body"],
+            "x",
+            "what Aura adds for itself is not our affair"
+        );
+        assert_eq!(
+            reply(json!({"type": "message", "text": "x", "attachments": null}))[0]["text"]["body"],
+            "x"
+        );
         let card = json!({"type": "message", "text": "¿Qué quieres?", "attachments": [
             {"contentType": "application/vnd.microsoft.card.hero",
              "content": {"title": "Elige", "buttons": [{"title": "Factura"}, {"title": "Avería"}]}}]});

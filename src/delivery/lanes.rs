@@ -196,7 +196,9 @@ impl Lanes {
             Ended::Blocked => {
                 lane.busy = false;
                 lane.attempts = lane.attempts.saturating_sub(1);
-                self.make_ready_first(item.lane.clone());
+                // At the back: another lane's message tries out whether the block is over, so that one message that
+                // nobody takes can't hold up the channel for ever.
+                self.make_ready(item.lane.clone());
                 self.block(key, now, chance);
                 None
             }
@@ -222,7 +224,8 @@ impl Lanes {
         }
     }
 
-    /// Something about a channel changed (its route, its Secret): whatever waits is tried now.
+    /// Something about a channel changed (its route, its Secret): what waits for the channel is tried now. A message
+    /// that waits for its own retry goes on waiting.
     pub fn poke(&mut self, channel: ChannelId) {
         for direction in [Direction::ToAura, Direction::ToKernel] {
             let key = (channel, direction);
@@ -294,12 +297,6 @@ impl Lanes {
     fn make_ready(&mut self, lane: LaneKey) {
         let key = lane.channel();
         self.channels.entry(key).or_default().ready.push_back(lane);
-        self.take_turn(key);
-    }
-
-    fn make_ready_first(&mut self, lane: LaneKey) {
-        let key = lane.channel();
-        self.channels.entry(key).or_default().ready.push_front(lane);
         self.take_turn(key);
     }
 
@@ -483,6 +480,29 @@ mod tests {
             1,
             "one message tries out whether the block is over"
         );
+    }
+
+    #[test]
+    fn a_message_that_is_always_blocked_does_not_hold_up_the_other_conversations() {
+        let mut lanes = Lanes::new(Limits {
+            channel_concurrency: 1,
+            ..limits()
+        });
+        lanes.accepted(item(1, 1, 1));
+        lanes.accepted(item(2, 1, 2));
+        let mut now = NOW;
+        for _ in 0..4 {
+            match attempts(&mut lanes, now)[..] {
+                [1] => assert_eq!(lanes.ended(&item(1, 1, 1), Ended::Blocked, now, 0.5), None),
+                [2] => {
+                    assert!(lanes.ended(&item(2, 1, 2), delivered(), now, 0.5).is_some());
+                    return;
+                }
+                ref other => panic!("one attempt expected, not {other:?}"),
+            }
+            now = lanes.next_wake().unwrap();
+        }
+        panic!("the second conversation was never tried");
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Client {
     /// What Kernel answers.
     pub async fn webhook(&self, request: &TokenRequest, url: &str) -> Result<ReadBack, KernelError> {
         let answer = self
-            .authorized(request, "webhook_get", |http| http.get(url))
+            .authorized(request, "webhook_get", &new_correlator(), |http| http.get(url))
             .await?;
         if contract::NO_READ_BACK.contains(&answer.status) {
             return Ok(ReadBack::Unsupported);
@@ -127,7 +127,9 @@ impl Client {
             },
         };
         let answer = self
-            .authorized(request, "webhook_set", |http| http.patch(url).json(&body))
+            .authorized(request, "webhook_set", &new_correlator(), |http| {
+                http.patch(url).json(&body)
+            })
             .await?;
         if !contract::SET_STATUSES.contains(&answer.status) {
             return Err(answer.error());
@@ -143,7 +145,8 @@ impl Client {
         }
     }
 
-    /// Sends one message and returns WhatsApp's id of it.
+    /// Sends one message and returns WhatsApp's id of it, where the answer tells it: a message that was taken is not
+    /// sent again because its id can't be read. `correlator` is the same for each attempt.
     ///
     /// # Errors
     /// What Kernel answers; see [`KernelError::outcome_unknown`].
@@ -151,23 +154,26 @@ impl Client {
         &self,
         request: &TokenRequest,
         url: &str,
+        correlator: &str,
         message: &OutboundMessage,
-    ) -> Result<String, KernelError> {
+    ) -> Result<Option<String>, KernelError> {
         let answer = self
-            .authorized(request, "send", |http| http.post(url).json(message))
+            .authorized(request, "send", correlator, |http| http.post(url).json(message))
             .await?;
-        if !matches!(answer.status, 200..=202) {
-            return Err(answer.error());
+        match answer.status {
+            200..=299 => {
+                let sent: Option<Sent> = serde_json::from_slice(&answer.body).ok();
+                Ok(sent
+                    .and_then(|sent| sent.messages.into_iter().next())
+                    .map(|message| message.id))
+            }
+            // What is wrong with the way, not with the message: a path that is a guess, a conflict of the moment.
+            status @ (404 | 405 | 409 | 410 | 425) => Err(KernelError::Unavailable {
+                status,
+                retry_after: None,
+            }),
+            _ => Err(answer.error()),
         }
-        let sent: Sent = serde_json::from_slice(&answer.body)
-            .map_err(|_| KernelError::InvalidResponse("the id of the sent message is missing"))?;
-        sent.messages
-            .into_iter()
-            .next()
-            .map(|message| message.id)
-            .ok_or(KernelError::InvalidResponse(
-                "the id of the sent message is missing",
-            ))
     }
 
     /// Makes a call with the channel's token. After a 401 the token is fetched anew and the call made once more.
@@ -175,6 +181,7 @@ impl Client {
         &self,
         request: &TokenRequest,
         operation: &'static str,
+        correlator: &str,
         build: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Answer, KernelError> {
         for _ in 0..2 {
@@ -182,7 +189,7 @@ impl Client {
             let call = build(&self.http)
                 .bearer_auth(token.expose())
                 .timeout(request.timeout);
-            let answer = self.call(call, operation).await?;
+            let answer = self.call(call, operation, correlator).await?;
             if answer.status != 401 {
                 return Ok(answer);
             }
@@ -196,9 +203,9 @@ impl Client {
         &self,
         call: RequestBuilder,
         operation: &'static str,
+        correlator: &str,
     ) -> Result<Answer, KernelError> {
-        let correlator = Uuid::new_v4().to_string();
-        let response = call.header(contract::CORRELATOR, &correlator).send().await;
+        let response = call.header(contract::CORRELATOR, correlator).send().await;
         let result = match response {
             Ok(response) => {
                 let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -250,6 +257,11 @@ impl Answer {
             _ => KernelError::InvalidResponse("its status is none that Kernel documents"),
         }
     }
+}
+
+/// A correlator for a call that stands for itself.
+pub(super) fn new_correlator() -> String {
+    Uuid::new_v4().to_string()
 }
 
 fn held_url(body: &[u8]) -> Result<Option<SecretString>, KernelError> {

@@ -42,7 +42,7 @@ pub enum KernelError {
     /// No answer in time: it may have been carried out.
     #[error("Kernel did not answer in time")]
     TimedOut,
-    /// Another 4xx: the same request will fail again.
+    /// The request itself is at fault: the same one will be refused again.
     #[error("Kernel refuses the request ({status})")]
     Refused {
         /// The status.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::{Client, KernelError, contract};
+use super::{Client, KernelError, client::new_correlator, contract};
 
 /// A channel's Kernel client.
 #[derive(Clone, Debug)]
@@ -61,6 +61,8 @@ impl AccessToken {
 #[derive(Default)]
 struct Slot {
     held: Option<(AccessToken, Instant)>,
+    /// The last fetch failed, and when that was known.
+    failed: Option<(KernelError, Instant)>,
 }
 
 /// How many tokens are kept before those that have ended are thrown out.
@@ -112,15 +114,30 @@ impl Tokens {
         request: &TokenRequest,
     ) -> Result<AccessToken, KernelError> {
         let slot = self.slot(request);
+        let began = Instant::now();
         let mut slot = slot.lock().await;
+        // Who waited while a fetch failed shares its failure: a rejected client is not tried once for each caller.
+        if let Some((error, at)) = &slot.failed
+            && *at > began
+        {
+            return Err(error.clone());
+        }
         if let Some((token, until)) = &slot.held
             && *until > Instant::now()
         {
             return Ok(token.clone());
         }
-        let (token, life) = fetch(client, request).await?;
-        slot.held = Some((token.clone(), Instant::now() + refresh_after(life)));
-        Ok(token)
+        match fetch(client, request).await {
+            Ok((token, life)) => {
+                slot.held = Some((token.clone(), Instant::now() + refresh_after(life)));
+                slot.failed = None;
+                Ok(token)
+            }
+            Err(error) => {
+                slot.failed = Some((error.clone(), Instant::now()));
+                Err(error)
+            }
+        }
     }
 
     /// Drops a token that Kernel did not take, unless another has already taken its place.
@@ -174,11 +191,14 @@ async fn fetch(client: &Client, request: &TokenRequest) -> Result<(AccessToken, 
         )
         .form(&form)
         .timeout(request.timeout);
-    let answer = client.call(call, "token").await?;
+    let answer = client.call(call, "token", &new_correlator()).await?;
     match answer.status {
         200 => granted(&answer.body, &request.scopes),
         400 | 401 => Err(refused(answer.status, &answer.body, &request.scopes)),
-        _ => Err(answer.error()),
+        _ => Err(match answer.error() {
+            KernelError::Refused { .. } => refused(answer.status, &answer.body, &request.scopes),
+            error => error,
+        }),
     }
 }
 
@@ -225,7 +245,8 @@ fn refused(status: u16, body: &[u8], asked: &[String]) -> KernelError {
         "invalid_scope" => KernelError::ScopeNotGranted(asked.to_vec()),
         "invalid_client" | "unauthorized_client" | "invalid_grant" => KernelError::CredentialsRejected,
         _ if status == 401 => KernelError::CredentialsRejected,
-        _ => KernelError::Refused { status },
+        // No message or setting has been judged: only the way to a token is wrong.
+        _ => KernelError::InvalidResponse("its auth server refuses the request for a token"),
     }
 }
 
@@ -270,7 +291,8 @@ mod tests {
         );
         assert_eq!(class(400, r#"{"error":"invalid_scope"}"#), "scope_not_granted");
         assert_eq!(class(401, "<html>"), "credentials_rejected");
-        assert_eq!(class(400, "{}"), "refused");
+        assert_eq!(class(400, "{}"), "invalid_response");
+        assert_eq!(class(404, "<html>"), "invalid_response");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use serde_json::value::RawValue;
 pub const MAX_EVENTS: usize = 1000;
 /// Longest WhatsApp id of a user: E.164 has 15 digits; group ids and Kernel's own forms may be longer.
 const MAX_CONTACT: usize = 64;
+/// Longest name of a user that is kept, in characters.
+const MAX_NAME: usize = 256;
 /// Longest message id.
 const MAX_ID: usize = 256;
 
@@ -60,7 +62,7 @@ pub enum Malformed {
     #[error("the body is not a WhatsApp webhook call in JSON")]
     Shape,
     /// A message without an id or sender, or with one that can't be.
-    #[error("a message or status has no usable id or user")]
+    #[error("a message has no usable id or user")]
     Identity,
     /// More events than one call may hold.
     #[error("the call holds more than {MAX_EVENTS} messages and statuses")]
@@ -69,8 +71,8 @@ pub enum Malformed {
 
 #[derive(Deserialize)]
 struct Call<'a> {
-    #[serde(default)]
-    contacts: Option<Vec<Contact>>,
+    #[serde(default, borrow)]
+    contacts: Option<Vec<&'a RawValue>>,
     #[serde(default, borrow)]
     messages: Option<Vec<&'a RawValue>>,
     #[serde(default, borrow)]
@@ -98,7 +100,7 @@ struct MessageHead {
     #[serde(default)]
     timestamp: Option<Timestamp>,
     #[serde(default, rename = "type")]
-    kind: Option<String>,
+    kind: Option<Word>,
     #[serde(default)]
     text: Option<TextBody>,
 }
@@ -108,6 +110,14 @@ struct MessageHead {
 #[serde(untagged)]
 enum TextBody {
     Body { body: String },
+    Other(serde::de::IgnoredAny),
+}
+
+/// A word; anything else in its place is left to the raw message.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Word {
+    Text(String),
     Other(serde::de::IgnoredAny),
 }
 
@@ -137,7 +147,14 @@ pub fn parse(body: &[u8]) -> Result<Vec<Event>, Malformed> {
         return Err(Malformed::Shape);
     }
     let call: Call<'_> = serde_json::from_slice(body).map_err(|_| Malformed::Shape)?;
-    let contacts = call.contacts.unwrap_or_default();
+    // Decoration: one that can't be read is left out.
+    let contacts: Vec<Contact> = call
+        .contacts
+        .unwrap_or_default()
+        .into_iter()
+        .take(MAX_EVENTS)
+        .filter_map(|raw| serde_json::from_str(raw.get()).ok())
+        .collect();
     let (messages, statuses) = (
         call.messages.unwrap_or_default(),
         call.statuses.unwrap_or_default(),
@@ -150,10 +167,13 @@ pub fn parse(body: &[u8]) -> Result<Vec<Event>, Malformed> {
         events.push(Event::Message(message(raw, &contacts)?));
     }
     for raw in statuses {
-        let head: StatusHead = head(raw)?;
+        // A status that speaks of no message tells nothing: it is no reason to refuse another user's message.
+        let Ok(head) = head::<StatusHead>(raw) else {
+            continue;
+        };
         let recipient = head.recipient_id.unwrap_or_default();
         if head.id.is_empty() || head.id.len() > MAX_ID || recipient.len() > MAX_CONTACT {
-            return Err(Malformed::Identity);
+            continue;
         }
         events.push(Event::Status(Status {
             id: head.id,
@@ -188,14 +208,18 @@ fn message(raw: &RawValue, contacts: &[Contact]) -> Result<InboundMessage, Malfo
     let profile_name = contacts
         .iter()
         .find(|contact| contact.wa_id.as_deref() == Some(head.from.as_str()))
-        .and_then(|contact| contact.profile.as_ref()?.name.clone());
+        .and_then(|contact| contact.profile.as_ref()?.name.as_ref())
+        .map(|name| name.chars().take(MAX_NAME).collect());
     Ok(InboundMessage {
         timestamp: head.timestamp.and_then(|timestamp| match timestamp {
             Timestamp::Text(text) => text.parse().ok(),
             Timestamp::Number(number) => Some(number),
             Timestamp::Other(_) => None,
         }),
-        kind: head.kind.unwrap_or_else(|| "unknown".to_owned()),
+        kind: match head.kind {
+            Some(Word::Text(kind)) => kind,
+            _ => "unknown".to_owned(),
+        },
         text: head.text.and_then(|text| match text {
             TextBody::Body { body } => Some(body),
             TextBody::Other(_) => None,
@@ -260,6 +284,22 @@ mod tests {
                 "{empty}"
             );
         }
+    }
+
+    #[test]
+    fn odd_decoration_is_no_reason_to_refuse_a_message() {
+        let body = r#"{"contacts":[{"wa_id":346},"x"],"statuses":[{"status":"read"},7],
+            "messages":[{"id":"a","from":"1234","type":7}]}"#;
+        assert_eq!(only_message(body).kind, "unknown");
+        assert_eq!(parse(body.as_bytes()).map(|events| events.len()), Ok(1));
+        let long = format!(
+            r#"{{"contacts":[{{"wa_id":"1","profile":{{"name":"{}"}}}}],"messages":[{{"id":"a","from":"1"}}]}}"#,
+            "ñ".repeat(5000)
+        );
+        assert_eq!(
+            only_message(&long).profile_name.unwrap().chars().count(),
+            MAX_NAME
+        );
     }
 
     #[test]

@@ -48,10 +48,11 @@ pub fn text_parts(text: &str) -> Vec<&str> {
     let mut rest = text.trim_end();
     while let Some((limit, _)) = rest.char_indices().nth(TEXT_LIMIT) {
         let head = &rest[..limit];
+        let late = |at: &usize| *at > limit / 2;
         let cut = head
             .rfind('\n')
-            .or_else(|| head.rfind(' '))
-            .filter(|at| *at > limit / 2)
+            .filter(late)
+            .or_else(|| head.rfind(' ').filter(late))
             .unwrap_or(limit);
         parts.push(rest[..cut].trim_end());
         rest = rest[cut..].trim_start();
@@ -86,6 +87,11 @@ mod tests {
         let parts = text_parts(&text);
         assert_eq!(parts.len(), 2);
         assert!(parts.iter().all(|part| part.ends_with("palabra")));
+        let text = format!("Hola\n{text}");
+        assert!(
+            text_parts(&text).iter().all(|part| part.ends_with("palabra")),
+            "an early line end is no reason"
+        );
     }
 
     proptest! {
