@@ -192,7 +192,7 @@ pub struct KeyRef {
 
 /// OAuth scopes by what they are used for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Scopes {
     /// Asked for by the controller to set the webhook. Default [whatsapp:app-admin].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -210,7 +210,7 @@ pub struct Scopes {
 
 /// The webhook that Kernel calls for this number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Webhook {
     /// Manage registers our webhook and keeps it registered. Observe checks everything, says what would change and
     /// changes nothing at Kernel. Legacy registers the callback of the system before, from the environment's
@@ -234,7 +234,7 @@ pub struct Webhook {
 
 /// How messages are delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Delivery {
     /// Deliver, or Hold: accept and keep every message, deliver none. Default Deliver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -271,7 +271,7 @@ pub struct Delivery {
 
 /// How old a message may get before it is no longer delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct MaxAge {
     /// From the user to Aura. Default 4h; from 1m to 168h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -295,7 +295,7 @@ pub struct MaxAge {
 
 /// How messages are converted between WhatsApp and Aura.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Conversion {
     /// The version of Aura's channelData: v1, v2 or v3. Default v2.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -125,6 +125,11 @@ impl Reason {
         }
     }
 
+    /// Whether the channel does what it should.
+    pub fn is_good(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Observed | Self::LegacyRegistered)
+    }
+
     /// Whether trying again can not help until somebody changes something: kstatus calls the object failed.
     pub fn is_stalled(self) -> bool {
         matches!(

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     ApiVersion, ChoiceStyle, Conversion, DataVersion, Delivery, DeliveryMode, Existing, OnDelete,
@@ -13,7 +13,7 @@ use super::{
 
 /// What an environment may set for all its channels: any field of the spec but those that make the channel what
 /// it is (its ids, its Secrets).
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ChannelDefaults {
     /// `spec.kernel`, without the Secret.
@@ -29,7 +29,7 @@ pub struct ChannelDefaults {
 }
 
 /// `spec.kernel`, without the Secret.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct KernelDefaults {
     /// `spec.kernel.scopes`.

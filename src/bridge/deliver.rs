@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    fmt::Display,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -111,7 +112,7 @@ impl Deliver for Deliverer {
 /// How an attempt ended and, where it did not deliver, why, in words without anything personal.
 type Tried = (Ended, Option<String>);
 
-fn failed(ended: Ended, why: impl ToString) -> Tried {
+fn failed(ended: Ended, why: &dyn Display) -> Tried {
     (ended, Some(why.to_string()))
 }
 
@@ -120,11 +121,11 @@ impl Deliverer {
         let Some((id, activity)) = self.activity(route, entry) else {
             return failed(
                 Ended::Fatal { reason: "Unreadable" },
-                "the journal's entry is no webhook call",
+                &"the journal's entry is no webhook call",
             );
         };
         let Some(credentials) = self.state.aura.get(&route.environment_name) else {
-            return failed(Ended::Blocked, "the environment has no credential for Aura");
+            return failed(Ended::Blocked, &"the environment has no credential for Aura");
         };
         let settings = &route.environment.aura;
         let url = settings.messages_url.as_str();
@@ -142,7 +143,7 @@ impl Deliverer {
                 reason: "RefusedByAura",
             },
         };
-        failed(ended, error)
+        failed(ended, &error)
     }
 
     /// The activity's id and JSON.
@@ -170,12 +171,12 @@ impl Deliverer {
         let Ok(reply) = serde_json::from_slice::<Reply>(&entry.body) else {
             return failed(
                 Ended::Fatal { reason: "Unreadable" },
-                "the journal's entry is no reply",
+                &"the journal's entry is no reply",
             );
         };
         let credentials = match self.state.secrets.credentials(route).await {
             Ok(credentials) => credentials,
-            Err(error) => return failed(Ended::Blocked, error),
+            Err(error) => return failed(Ended::Blocked, &error),
         };
         let settings = &route.environment.kernel;
         let request = TokenRequest {
@@ -201,7 +202,7 @@ impl Deliverer {
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .insert(entry.seq, sent);
-                    return failed(self.send_failed(route, &error).await, error);
+                    return failed(self.send_failed(route, &error).await, &error);
                 }
             }
         }

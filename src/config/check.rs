@@ -1,9 +1,11 @@
 //! What a configuration that parses must keep beyond its shape. Pure.
 
+use std::time::Duration;
+
 use url::Url;
 
 use super::{CredentialSource, Environment, Installation};
-use crate::api::Period;
+use crate::api::{ChannelDefaults, Period};
 
 /// Every problem, each with the path of its field and what to write.
 pub(super) fn problems(installation: &Installation) -> Vec<String> {
@@ -111,13 +113,72 @@ fn environment_problems(path: &str, environment: &Environment, problems: &mut Ve
             "{path}.hold.until: must be a time such as 2026-12-01T06:00:00Z"
         ));
     }
-    if let Some(period) = &environment.channel_defaults.resync_period {
-        positive(&format!("{path}.channelDefaults.resyncPeriod"), period, problems);
+    defaults_problems(
+        &format!("{path}.channelDefaults"),
+        &environment.channel_defaults,
+        problems,
+    );
+    if let Some(legacy) = &environment.legacy_callback {
+        let filled = legacy.url.replace("{apikey}", "x").replace("{channelId}", "x");
+        match Url::parse(&filled) {
+            Ok(url) => scheme(
+                &format!("{path}.legacyCallback.url"),
+                &url,
+                environment.insecure,
+                problems,
+            ),
+            Err(_) => problems.push(format!("{path}.legacyCallback.url: must be a URL")),
+        }
     }
     if environment.channel_defaults.webhook.api_key_secret_ref.is_some() {
         problems.push(format!(
             "{path}.channelDefaults.webhook.apiKeySecretRef: a key belongs to one channel; set it there"
         ));
+    }
+}
+
+/// The bounds that the API server holds a channel to hold for its defaults too.
+fn defaults_problems(path: &str, defaults: &ChannelDefaults, problems: &mut Vec<String>) {
+    let delivery = &defaults.delivery;
+    let age = delivery.max_age.as_ref();
+    let (minute, week) = (Duration::from_secs(60), Duration::from_secs(168 * 3600));
+    for (field, period, bounds) in [
+        ("resyncPeriod", defaults.resync_period.as_ref(), (minute, week)),
+        (
+            "delivery.maxAge.toAura",
+            age.and_then(|age| age.to_aura.as_ref()),
+            (minute, week),
+        ),
+        (
+            "delivery.maxAge.toUser",
+            age.and_then(|age| age.to_user.as_ref()),
+            (minute, week),
+        ),
+        (
+            "delivery.unansweredAfter",
+            delivery.unanswered_after.as_ref(),
+            (minute / 60, 5 * minute),
+        ),
+    ] {
+        let Some(period) = period else { continue };
+        if !period.parse().is_ok_and(|is| (bounds.0..=bounds.1).contains(&is)) {
+            problems.push(format!(
+                "{path}.{field}: must be a duration from {:?} to {:?}",
+                bounds.0, bounds.1
+            ));
+        }
+    }
+    for (field, number, most) in [
+        (
+            "webhook.keyGeneration",
+            defaults.webhook.key_generation,
+            1_000_000,
+        ),
+        ("delivery.messagesPerSecond", delivery.messages_per_second, 1000),
+    ] {
+        if number.is_some_and(|number| !(1..=most).contains(&number)) {
+            problems.push(format!("{path}.{field}: must be from 1 to {most}"));
+        }
     }
 }
 

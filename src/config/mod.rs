@@ -7,6 +7,7 @@
 
 mod check;
 mod credential;
+mod strict;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -56,7 +57,7 @@ pub struct Environment {
     #[serde(default)]
     pub registration: Registration,
     /// Defaults for all channels of the environment.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "strict::deserialize")]
     pub channel_defaults: ChannelDefaults,
     /// What mode Legacy registers.
     #[serde(default)]
@@ -415,6 +416,31 @@ environments:
             ),
             ("[aura-es]", "[]", "environments.es-pro.namespaces"),
             ("  es-pro:", "  ES_PRO:", "environments.ES_PRO"),
+            (
+                "    publicUrl",
+                "    channelDefaults: {webhook: {mod: Manage}}\n    publicUrl",
+                "webhook.mod",
+            ),
+            (
+                "    publicUrl",
+                "    channelDefaults: {resyncPeriod: 1ms}\n    publicUrl",
+                "channelDefaults.resyncPeriod",
+            ),
+            (
+                "    publicUrl",
+                "    channelDefaults: {webhook: {keyGeneration: 0}}\n    publicUrl",
+                "channelDefaults.webhook.keyGeneration",
+            ),
+            (
+                "    publicUrl",
+                "    channelDefaults: {delivery: {maxAge: {toUser: 1s}}}\n    publicUrl",
+                "channelDefaults.delivery.maxAge.toUser",
+            ),
+            (
+                "    publicUrl",
+                "    legacyCallback: {url: nonsense}\n    publicUrl",
+                "legacyCallback.url",
+            ),
             (
                 "    publicUrl",
                 "    channelDefaults: {webhook: {apiKeySecretRef: {name: a, key: b}}}\n    publicUrl",

@@ -18,7 +18,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::limit::Limiter;
 use crate::{
-    api::{ChannelId, Claim, WhatsAppChannel},
+    api::{ChannelId, Claim, WhatsAppChannel, WhatsAppChannelStatus, conditions::Reason},
     config::Installation,
     kernel,
     keys::Keys,
@@ -37,7 +37,11 @@ pub(super) struct Context {
     memory: Mutex<HashMap<String, Memory>>,
     /// The resources of each watched scope, and how to have one of them reconciled. Set once, at start.
     pub scopes: OnceLock<Vec<Scope>>,
+    start: Instant,
 }
+
+/// How long a pass waits for every scope's list: one that can't be listed must not stop the others for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One watched scope: a namespace, or the whole cluster.
 pub(super) struct Scope {
@@ -62,6 +66,8 @@ pub(super) struct Memory {
     pub verified: Option<(Fingerprint, Instant)>,
     /// Looks that failed in a row since then.
     pub misses: u32,
+    /// The status that was written last, and the resourceVersion that it made.
+    pub written: Option<(u64, WhatsAppChannelStatus)>,
     /// What the failures in a row were for, and how many there were.
     pub failures: Option<(Fingerprint, u32)>,
 }
@@ -93,6 +99,7 @@ impl Context {
             limiters,
             memory: Mutex::default(),
             scopes: OnceLock::new(),
+            start: Instant::now(),
         }
     }
 
@@ -117,7 +124,7 @@ impl Context {
             .insert(uid.to_owned(), memory);
     }
 
-    pub fn forget(&self, uid: &str) {
+    fn forget(&self, uid: &str) {
         self.memory
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -147,19 +154,45 @@ impl Context {
         self.rivals(channel, id).next().is_some()
     }
 
-    /// Has every other resource that claims this channel reconciled: one of them may hold it now.
-    pub fn wake_rivals(&self, channel: &WhatsAppChannel, id: ChannelId) {
-        for rival in self.rivals(channel, id) {
-            let namespace = rival.namespace();
-            let scope = self
-                .scopes
-                .get()
-                .into_iter()
-                .flatten()
-                .find(|scope| scope.namespace.is_none() || scope.namespace == namespace);
-            if let Some(scope) = scope {
-                let _ = scope.wake.send(ObjectRef::from_obj(&rival));
+    /// Waits until every scope was listed once, at most until the patience is over.
+    pub async fn wait_listed(&self) {
+        let listed = async {
+            for scope in self.scopes.get().into_iter().flatten() {
+                let _ = scope.store.wait_until_ready().await;
             }
+        };
+        let _ = tokio::time::timeout_at(self.start + PATIENCE, listed).await;
+    }
+
+    /// A resource is gone: nothing is remembered of it, and another one that claims its channel may hold it now.
+    pub fn gone(&self, channel: &WhatsAppChannel) {
+        self.forget(&channel.uid().unwrap_or_default());
+        if let Ok(id) = channel.spec.channel_id.parse() {
+            self.wake_rivals(channel, id);
+        }
+    }
+
+    /// After a list was made anew deletions may have been missed: whoever waits for a channel looks again.
+    pub fn listed_anew(&self) {
+        for channel in self.channels() {
+            let ready = channel.status.as_ref().and_then(super::status::ready);
+            if ready.is_some_and(|ready| ready.reason == Reason::ChannelConflict.as_str()) {
+                self.wake(&channel);
+            }
+        }
+    }
+
+    /// Has every other resource that claims this channel reconciled: one of them may hold it now, or may have been
+    /// registered before this one was known of.
+    pub fn wake_rivals(&self, channel: &WhatsAppChannel, id: ChannelId) {
+        self.rivals(channel, id).for_each(|rival| self.wake(&rival));
+    }
+
+    fn wake(&self, channel: &WhatsAppChannel) {
+        let namespace = channel.namespace();
+        let mut scopes = self.scopes.get().into_iter().flatten();
+        if let Some(scope) = scopes.find(|scope| scope.namespace.is_none() || scope.namespace == namespace) {
+            let _ = scope.wake.send(ObjectRef::from_obj(channel));
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Observed<'a> {
     pub registered: bool,
     /// How many looks at Kernel failed in a row since it was verified.
     pub misses: u32,
+    /// The message of the Ready condition before this pass.
+    pub message_before: Option<&'a str>,
     pub token: Option<Result<(), KernelError>>,
     pub held: Option<Result<Held, KernelError>>,
     pub set: Option<Result<(), KernelError>>,
@@ -65,6 +67,8 @@ pub(super) struct Verdict {
     pub verified: Verified,
     /// Kernel took a registration in this pass.
     pub registered_now: bool,
+    /// Kernel took the credentials in this pass.
+    pub authenticated: bool,
     pub next: Next,
 }
 
@@ -88,6 +92,8 @@ pub(super) enum Verified {
 pub(super) enum Next {
     /// At the channel's own moment.
     AtMoment,
+    /// After this time, every time.
+    In(Duration),
     /// Soon, less and less often, no sooner than Kernel asks.
     Retry { after: Option<Duration> },
     /// When something changes; else at the channel's own moment.
@@ -125,20 +131,24 @@ pub(super) fn decide(seen: &Observed<'_>) -> Step {
     }
     let must_set = match held {
         Held::Current { key_seen } => !key_seen && !seen.registered,
-        Held::Outdated | Held::Empty => true,
+        // What can't be looked at is set whenever a look is due: on change, on request, and once a day.
+        Held::Outdated | Held::Empty | Held::Unsupported => true,
         Held::Foreign { host } => {
             if seen.effective.existing == Existing::Refuse {
-                return Step::Done(stop(
+                let refused = stop(
                     Reason::WebhookForeign,
                     format!(
                         "Kernel calls another webhook for this number, at {host}; to take it over, set \
                          spec.webhook.existing to TakeOver"
                     ),
-                ));
+                );
+                return Step::Done(Verdict {
+                    authenticated: true,
+                    ..refused
+                });
             }
             true
         }
-        Held::Unsupported => !seen.registered,
     };
     let verified = if *held == Held::Unsupported {
         Verified::Unsupported
@@ -172,9 +182,7 @@ fn not_accepted(seen: &Observed<'_>) -> Option<Verdict> {
             format!("environment {name:?} has no legacyCallback, which webhook mode Legacy needs"),
         )),
         EnvironmentView::Held { reason } => Some(Verdict {
-            next: Next::Retry {
-                after: Some(Duration::from_secs(60)),
-            },
+            next: Next::In(Duration::from_secs(60)),
             ..stop(
                 Reason::EnvironmentHeld,
                 format!("environment {name:?} is on hold: {reason}"),
@@ -198,50 +206,52 @@ fn fine(seen: &Observed<'_>, verified: Verified, registered_now: bool) -> Verdic
             Reason::LegacyRegistered,
             "Kernel calls the system before (mode Legacy)",
         ),
+        // Without a look, what the last one saw still stands.
         WebhookMode::Observe => (
             Reason::Observed,
-            "mode Observe: all checks passed; nothing would change",
+            seen.message_before
+                .filter(|message| message.starts_with(OBSERVE))
+                .unwrap_or(OBSERVE),
         ),
         WebhookMode::Manage => (Reason::Succeeded, "Kernel calls this channel's webhook"),
     };
+    let authenticated = matches!(seen.token, Some(Ok(())));
     Verdict {
         reason,
         message: message.to_owned(),
         verified,
         registered_now,
+        authenticated,
         next: Next::AtMoment,
     }
 }
 
+/// How every message of mode Observe begins.
+const OBSERVE: &str = "mode Observe: all checks passed";
+
 fn observed(held: &Held) -> Verdict {
-    let message = match held {
-        Held::Current { .. } => "mode Observe: all checks passed; nothing would change".to_owned(),
-        Held::Outdated => {
-            "mode Observe: all checks passed; the key of our webhook would be renewed".to_owned()
-        }
-        Held::Empty => {
-            "mode Observe: all checks passed; a webhook would be registered where there is none".to_owned()
-        }
-        Held::Foreign { host } => {
-            format!(
-                "mode Observe: all checks passed; the webhook at {host} would be replaced, if existing is TakeOver"
-            )
-        }
-        Held::Unsupported => {
-            "mode Observe: all checks passed; Kernel can't be read back, a webhook would be registered"
-                .to_owned()
-        }
-    };
-    let verified = match held {
-        Held::Current { .. } => Verified::Yes,
-        Held::Unsupported => Verified::Unsupported,
-        _ => Verified::No,
+    let (verified, what) = match held {
+        Held::Current { .. } => (Verified::Yes, "nothing would change".to_owned()),
+        Held::Outdated => (Verified::No, "the key of our webhook would be renewed".to_owned()),
+        Held::Empty => (
+            Verified::No,
+            "a webhook would be registered where there is none".to_owned(),
+        ),
+        Held::Foreign { host } => (
+            Verified::No,
+            format!("the webhook at {host} would be replaced, if existing is TakeOver"),
+        ),
+        Held::Unsupported => (
+            Verified::Unsupported,
+            "Kernel can't be read back, a webhook would be registered".to_owned(),
+        ),
     };
     Verdict {
         reason: Reason::Observed,
-        message,
+        message: format!("{OBSERVE}; {what}"),
         verified,
         registered_now: false,
+        authenticated: true,
         next: Next::AtMoment,
     }
 }
@@ -258,6 +268,7 @@ fn stop(reason: Reason, message: String) -> Verdict {
         message,
         verified: Verified::No,
         registered_now: false,
+        authenticated: false,
         next,
     }
 }
@@ -268,7 +279,8 @@ fn failed(seen: &Observed<'_>, error: &KernelError) -> Verdict {
     let next = Next::Retry {
         after: error.retry_after(),
     };
-    if seen.registered && error.is_transient() && seen.set.is_none() {
+    let blind = matches!(seen.held, Some(Ok(Held::Unsupported)));
+    if seen.registered && error.is_transient() && (seen.set.is_none() || blind) {
         let verified = if seen.misses + 1 >= MISSES {
             Verified::Missed
         } else {
@@ -289,7 +301,11 @@ fn failed(seen: &Observed<'_>, error: &KernelError) -> Verdict {
         _ if error.is_transient() => format!("{error}; trying again"),
         _ => error.to_string(),
     };
-    let verdict = stop(error.reason(), message);
+    let authenticated = matches!(seen.token, Some(Ok(())));
+    let verdict = Verdict {
+        authenticated,
+        ..stop(error.reason(), message)
+    };
     if error.is_transient() {
         Verdict { next, ..verdict }
     } else {
@@ -315,7 +331,7 @@ pub(super) enum CleanupStep {
 }
 
 /// How long a deletion waits for Kernel before it goes on without it.
-const CLEANUP_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const CLEANUP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The next step for a channel that has been waiting for its deletion for `age`. It always ends (Law 9).
 pub(super) fn decide_cleanup(seen: &Observed<'_>, claimed_by_another: bool, age: Duration) -> CleanupStep {
@@ -325,11 +341,13 @@ pub(super) fn decide_cleanup(seen: &Observed<'_>, claimed_by_another: bool, age:
     if !ours || claimed_by_another || seen.holder.is_some() {
         return CleanupStep::Release { skipped: None };
     }
-    if !matches!(
-        seen.environment,
-        EnvironmentView::Usable | EnvironmentView::Held { .. }
-    ) {
-        return skip("its environment is no longer in the configuration".to_owned());
+    match &seen.environment {
+        EnvironmentView::Usable => {}
+        EnvironmentView::Held { reason } => return skip(format!("its environment is on hold: {reason}")),
+        EnvironmentView::Unknown => return skip("its environment is not in the configuration".to_owned()),
+        EnvironmentView::NotAllowed | EnvironmentView::NoLegacyCallback => {
+            return skip("its environment is not for this namespace".to_owned());
+        }
     }
     let failed = |error: &KernelError| {
         if error.is_transient() && age < CLEANUP_PATIENCE {

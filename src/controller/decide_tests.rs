@@ -20,6 +20,7 @@ fn seen(effective: &Effective) -> Observed<'_> {
         fresh: false,
         registered: false,
         misses: 0,
+        message_before: None,
         token: None,
         held: None,
         set: None,
@@ -145,12 +146,38 @@ fn observe_never_sets_and_says_what_would_change() {
 }
 
 #[test]
-fn without_read_back_the_webhook_is_set_on_change_only() {
+fn without_read_back_the_webhook_is_set_whenever_a_look_is_due_and_not_in_between() {
     let effective = effective(|_| {});
-    let mut blind = looked(&effective, Held::Unsupported);
+    let mut blind = Observed {
+        registered: true,
+        ..looked(&effective, Held::Unsupported)
+    };
     assert_eq!(decide(&blind), Step::SetWebhook);
-    blind.registered = true;
+    blind.set = Some(Ok(()));
     assert_eq!(verdict(&blind).verified, Verified::Unsupported);
+    blind.fresh = true;
+    assert!(!verdict(&blind).registered_now);
+    // An outage on the day's registration leaves the channel Ready: it was registered before.
+    let failed = Observed {
+        fresh: false,
+        set: Some(Err(KernelError::TimedOut)),
+        ..blind
+    };
+    assert_eq!(verdict(&failed).reason, Reason::Succeeded);
+}
+
+#[test]
+fn observe_says_what_the_last_look_saw_until_the_next_one() {
+    let observe = effective(|effective| effective.mode = WebhookMode::Observe);
+    let before = verdict(&looked(&observe, foreign())).message;
+    let fresh = Observed {
+        fresh: true,
+        registered: true,
+        secret: Some(Ok(())),
+        message_before: Some(&before),
+        ..seen(&observe)
+    };
+    assert_eq!(verdict(&fresh).message, before);
 }
 
 #[test]
@@ -249,18 +276,12 @@ fn what_only_a_person_can_mend_stalls_even_a_verified_channel() {
 #[test]
 fn after_its_own_effects_nothing_is_left_to_do() {
     let effective = effective(|_| {});
-    for held in [
-        Held::Empty,
-        Held::Outdated,
-        Held::Unsupported,
-        Held::Current { key_seen: false },
-    ] {
+    for held in [Held::Empty, Held::Outdated, Held::Current { key_seen: false }] {
         let mut seen = looked(&effective, held.clone());
         assert_eq!(decide(&seen), Step::SetWebhook);
         seen.set = Some(Ok(()));
         assert!(verdict(&seen).registered_now);
         let after = match held {
-            Held::Unsupported => Held::Unsupported,
             Held::Current { .. } => Held::Current { key_seen: false },
             _ => Held::Current { key_seen: true },
         };

@@ -1,11 +1,13 @@
 //! The controller: registers each channel's webhook with Kernel, keeps it registered, reports.
 //!
 //! `decide` says what to do next and what the result means, `status` how it is reported, `webhook` which URL is
-//! ours, `schedule` when to look again: all pure. `reconcile` carries it out, `context` holds what is shared, `limit`
+//! ours, `schedule` when to look again: all pure. `reconcile` carries it out with `gather`, `context` holds what is shared, `limit`
 //! keeps calls to Kernel polite, `installation_key` sees to the one Secret that the controller owns.
 
 mod context;
 mod decide;
+mod finalizer;
+mod gather;
 mod installation_key;
 mod limit;
 mod reconcile;

@@ -3,37 +3,37 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
     runtime::{
         controller::Action,
         events::{Event, EventType},
-        finalizer::{self, finalizer},
     },
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
     context::{Context, Fingerprint, Memory, since_epoch},
-    decide::{CleanupStep, EnvironmentView, Next, Observed, Step, Verdict, decide, decide_cleanup},
+    decide::{
+        CLEANUP_PATIENCE, CleanupStep, EnvironmentView, Next, Observed, Step, Verdict, decide, decide_cleanup,
+    },
+    finalizer,
+    gather::Gathered,
     schedule,
     status::{self, Facts},
-    webhook::{Desired, Held},
+    webhook::Desired,
 };
 use crate::{
     api::{
-        ChannelDefaults, ChannelId, Effective, FINALIZER, REQUESTED_AT, WebhookMode, WhatsAppChannel,
-        WhatsAppChannelStatus,
+        ChannelDefaults, ChannelId, Condition, Effective, OnDelete, REQUESTED_AT, WebhookMode,
+        WhatsAppChannel, WhatsAppChannelStatus, conditions::Reason,
     },
-    cluster::{self, SecretProblem},
-    config::{Environment, Held as HeldPart},
+    cluster,
+    config::{Environment, Held},
     delivery::backoff::Backoff,
-    kernel::{Credentials, KernelError, ReadBack, TokenRequest},
-    keys::{ApiKey, Tag},
 };
 
 /// Waits between tries of a channel that fails; a change of its spec or Secret starts them anew.
@@ -50,24 +50,12 @@ pub(super) enum ReconcileError {
     /// The API server did not do its part.
     #[error("the API server: {}", cluster::error_class(.0))]
     Api(#[from] Box<kube::Error>),
-    /// The finalizer could not be set or removed.
-    #[error("the finalizer could not be changed")]
-    Finalizer,
 }
 
 impl From<kube::Error> for ReconcileError {
     fn from(error: kube::Error) -> Self {
         Self::Api(Box::new(error))
     }
-}
-
-/// What happens in the clean-up: it either ends or is to be tried again.
-#[derive(Debug, thiserror::Error)]
-enum CleanupError {
-    #[error("waiting")]
-    Wait(Duration),
-    #[error(transparent)]
-    Failed(#[from] ReconcileError),
 }
 
 /// Reconciles one channel.
@@ -82,47 +70,47 @@ pub(super) async fn reconcile(
     let Ok(id) = channel.spec.channel_id.parse::<ChannelId>() else {
         return Ok(Action::await_change());
     };
+    // Who holds a channel can be told only when every scope was listed.
+    context.wait_listed().await;
     let api: Api<WhatsAppChannel> = Api::namespaced(context.client.clone(), &namespace);
     let pass = Pass::new(&context, &channel, id, namespace, uid);
-    // Nothing before this line may fail: a deletion must never depend on it.
-    let result = finalizer(&api, FINALIZER, channel.clone(), |event| async {
-        match event {
-            finalizer::Event::Apply(channel) => Ok(pass.apply(&channel).await?),
-            finalizer::Event::Cleanup(channel) => pass.clean_up(&channel).await,
+    if channel.metadata.deletion_timestamp.is_none() {
+        let wanted =
+            pass.effective.on_delete == OnDelete::Clear && pass.effective.mode == WebhookMode::Manage;
+        match (wanted, finalizer::is_held(&channel)) {
+            // Before the first registration: what is registered must be cleared.
+            (true, false) => {
+                finalizer::add(&api, &channel).await?;
+                return Ok(Action::await_change());
+            }
+            (false, true) => finalizer::remove(&api, &channel).await?,
+            _ => {}
         }
-    })
-    .await;
-    match result {
-        Ok(action) => Ok(action),
-        Err(finalizer::Error::CleanupFailed(CleanupError::Wait(after))) => Ok(Action::requeue(after)),
-        Err(
-            finalizer::Error::ApplyFailed(CleanupError::Failed(error))
-            | finalizer::Error::CleanupFailed(CleanupError::Failed(error)),
-        ) => Err(error),
-        Err(_) => Err(ReconcileError::Finalizer),
+        return pass.apply(&channel).await;
+    }
+    if !finalizer::is_held(&channel) {
+        return Ok(Action::await_change());
+    }
+    match pass.clean_up(&channel).await? {
+        Some(wait) => Ok(Action::requeue(wait)),
+        None => {
+            finalizer::remove(&api, &channel).await?;
+            Ok(Action::await_change())
+        }
     }
 }
 
 /// One pass over one channel.
-struct Pass<'a> {
-    context: &'a Context,
-    id: ChannelId,
-    namespace: String,
+pub(super) struct Pass<'a> {
+    pub context: &'a Context,
+    pub id: ChannelId,
+    pub namespace: String,
     uid: String,
-    environment_name: String,
-    environment: Option<&'a Environment>,
+    pub environment_name: String,
+    pub environment: Option<&'a Environment>,
     view: EnvironmentView,
-    effective: Effective,
+    pub effective: Effective,
     memory: Memory,
-}
-
-/// What has been read and done in the course of a pass.
-#[derive(Default)]
-struct Gathered {
-    secret_version: Option<String>,
-    credentials: Option<Credentials>,
-    issued: Option<ApiKey>,
-    desired: Option<Desired>,
 }
 
 impl<'a> Pass<'a> {
@@ -142,7 +130,7 @@ impl<'a> Pass<'a> {
         let view = match environment {
             None => EnvironmentView::Unknown,
             Some(environment) if !environment.allows(&namespace) => EnvironmentView::NotAllowed,
-            Some(environment) => match environment.held(HeldPart::Registration, Timestamp::now()) {
+            Some(environment) => match environment.held(Held::Registration, Timestamp::now()) {
                 Some(hold) => EnvironmentView::Held {
                     reason: hold.reason.clone(),
                 },
@@ -186,6 +174,7 @@ impl<'a> Pass<'a> {
             fresh: false,
             registered: false,
             misses: self.memory.misses,
+            message_before: None,
             token: None,
             held: None,
             set: None,
@@ -194,17 +183,27 @@ impl<'a> Pass<'a> {
 
     async fn apply(&self, channel: &WhatsAppChannel) -> Result<Action, ReconcileError> {
         let start = Instant::now();
-        let old = channel.status.clone().unwrap_or_default();
+        let old = self.status_before(channel);
         let generation = channel.metadata.generation.unwrap_or_default();
         let requested_at = channel.annotations().get(REQUESTED_AT).map(String::as_str);
         if self.effective.suspend {
             let nothing = Gathered::default();
             let facts = self.facts(generation, &nothing, requested_at);
-            self.write(channel, &old, &status::suspended(&old, &facts))
-                .await?;
+            self.write(
+                channel,
+                &old,
+                &status::suspended(&old, &facts),
+                self.memory.clone(),
+            )
+            .await?;
             return Ok(Action::await_change());
         }
         let mut seen = self.observed(channel);
+        seen.message_before = status::ready(&old).map(|ready| ready.message.as_str());
+        if seen.holder.is_none() {
+            // A younger one may have been registered before this one was known of.
+            self.context.wake_rivals(channel, self.id);
+        }
         let mut gathered = Gathered::default();
         let asked = requested_at.is_some() && requested_at != old.last_handled_reconcile_at.as_deref();
         let verdict = loop {
@@ -212,8 +211,8 @@ impl<'a> Pass<'a> {
                 Step::ReadSecret => {
                     seen.secret = Some(self.read_secret(channel, &mut gathered).await?);
                     let fingerprint = self.fingerprint(generation, &gathered);
-                    seen.registered = self.was_registered(&old, &fingerprint);
-                    seen.fresh = !asked && self.is_fresh(&old, &fingerprint);
+                    seen.registered = self.was_registered(&old, &fingerprint, &gathered);
+                    seen.fresh = !asked && self.is_fresh(seen.registered, &fingerprint);
                 }
                 Step::FetchToken => seen.token = Some(self.fetch_token(&gathered).await),
                 Step::ReadWebhook => seen.held = Some(self.read_webhook(&gathered).await),
@@ -224,15 +223,29 @@ impl<'a> Pass<'a> {
                 Step::Done(verdict) => break verdict,
             }
         };
+        let (fresh, registered) = (seen.fresh, seen.registered);
         let fingerprint = self.fingerprint(generation, &gathered);
         let facts = self.facts(generation, &gathered, requested_at);
-        self.write(channel, &old, &status::build(&old, &verdict, &facts))
-            .await?;
-        let after = self.remember(&verdict, fingerprint, seen.fresh, seen.registered);
+        let new = status::build(&old, &verdict, &facts);
+        let (memory, wait) =
+            self.remembered(&verdict, fingerprint, fresh, registered, status::is_blind(&new));
+        self.write(channel, &old, &new, memory).await?;
         self.context
             .metrics
             .reconciled(verdict.reason.as_str(), start.elapsed().as_secs_f64());
-        Ok(after)
+        Ok(Action::requeue(wait))
+    }
+
+    /// The status that this pass starts from: the resource's own, or what was written last where the watch has not
+    /// told of that yet. Judged by an older one, a pass would take back what the one before it reported.
+    fn status_before(&self, channel: &WhatsAppChannel) -> WhatsAppChannelStatus {
+        let version = channel
+            .resource_version()
+            .and_then(|version| version.parse::<u64>().ok());
+        match (&self.memory.written, version) {
+            (Some((written, status)), Some(version)) if version < *written => status.clone(),
+            _ => channel.status.clone().unwrap_or_default(),
+        }
     }
 
     fn facts<'b>(
@@ -261,34 +274,51 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Whether Kernel was told of the webhook for just this spec, Secret and key: by this process, or as the status
-    /// of a run before says.
-    fn was_registered(&self, old: &WhatsAppChannelStatus, now: &Fingerprint) -> bool {
+    /// Whether Kernel was told of the webhook for just this spec, Secret, key and configuration: by this process, or as
+    /// the status of a run before says.
+    fn was_registered(&self, old: &WhatsAppChannelStatus, now: &Fingerprint, gathered: &Gathered) -> bool {
         if let Some((verified, _)) = &self.memory.verified {
             return verified == now;
         }
+        let reason = match self.effective.mode {
+            WebhookMode::Manage => Reason::Succeeded,
+            WebhookMode::Legacy => Reason::LegacyRegistered,
+            WebhookMode::Observe => return false,
+        };
         let key = old.webhook_key.as_ref();
         old.observed_generation == Some(now.generation)
             && old.observed_secret_version == now.secret_version
+            && old.webhook_url == gathered.desired.as_ref().map(Desired::masked)
             && key.and_then(|key| key.installation_key_id.as_ref()) == Some(&now.key_id)
-            && status::ready_reason(old).is_some_and(|(ready, _)| ready == "True")
+            && key.and_then(|key| u64::try_from(key.generation).ok()) == Some(self.effective.key_generation)
+            && status::ready(old)
+                .is_some_and(|ready| ready.status == "True" && ready.reason == reason.as_str())
     }
 
     /// Whether no look is due. After a restart a channel that was right is left until its own moment.
-    fn is_fresh(&self, old: &WhatsAppChannelStatus, now: &Fingerprint) -> bool {
+    fn is_fresh(&self, registered: bool, now: &Fingerprint) -> bool {
         match &self.memory.verified {
             Some((verified, due)) => verified == now && Instant::now() < *due && self.memory.misses == 0,
-            None => self.was_registered(old, now),
+            None => registered,
         }
     }
 
-    /// Remembers what came of the pass and says when the next one is.
-    fn remember(&self, verdict: &Verdict, fingerprint: Fingerprint, fresh: bool, registered: bool) -> Action {
+    /// What is remembered after the pass, and when the next one is.
+    fn remembered(
+        &self,
+        verdict: &Verdict,
+        fingerprint: Fingerprint,
+        fresh: bool,
+        registered: bool,
+        blind: bool,
+    ) -> (Memory, Duration) {
         let mut memory = self.memory.clone();
-        let period = self.effective.resync_period.unwrap_or(match verdict.verified {
-            super::decide::Verified::Unsupported => Effective::RESYNC_BLIND,
-            _ => Effective::RESYNC,
-        });
+        let default = if blind {
+            Effective::RESYNC_BLIND
+        } else {
+            Effective::RESYNC
+        };
+        let period = self.effective.resync_period.unwrap_or(default);
         let until_moment = || schedule::until_moment(&self.uid, period, since_epoch(Timestamp::now()));
         let wait = match verdict.next {
             Next::AtMoment => {
@@ -306,8 +336,10 @@ impl<'a> Pass<'a> {
                 memory.failures = None;
                 until_moment()
             }
+            // A hold changes nothing about what was verified.
+            Next::In(wait) => wait,
             Next::Retry { after } => {
-                if registered {
+                if registered && verdict.reason.is_good() {
                     memory.misses += 1;
                     memory
                         .verified
@@ -320,141 +352,26 @@ impl<'a> Pass<'a> {
                     _ => 1,
                 };
                 memory.failures = Some((fingerprint, failures));
-                RETRY.wait_at_least(failures, after, fastrand::f64()).min(period)
+                let retry = Backoff {
+                    cap: RETRY.cap.min(period),
+                    ..RETRY
+                };
+                retry.wait_at_least(failures, after, fastrand::f64())
             }
         };
-        self.context.remember(&self.uid, memory);
-        Action::requeue(wait.max(Duration::from_millis(1)))
+        (memory, wait.max(Duration::from_millis(1)))
     }
 
-    async fn read_secret(
-        &self,
-        channel: &WhatsAppChannel,
-        gathered: &mut Gathered,
-    ) -> Result<Result<(), SecretProblem>, ReconcileError> {
-        let secrets: Api<Secret> = Api::namespaced(self.context.client.clone(), &self.namespace);
-        let reference = &channel.spec.kernel.credentials_secret_ref;
-        let secret = cluster::get(&secrets, &reference.name).await?;
-        gathered.secret_version = secret.as_ref().and_then(ResourceExt::resource_version);
-        let read = cluster::credentials(secret.as_ref(), reference);
-        match read {
-            Ok(credentials) => gathered.credentials = Some(credentials),
-            Err(problem) => return Ok(Err(problem)),
-        }
-        let legacy = self
-            .environment
-            .and_then(|environment| environment.legacy_callback.as_ref());
-        let key_ref = match self.effective.mode {
-            WebhookMode::Legacy => legacy.and_then(|legacy| legacy.api_key_secret_ref.as_ref()),
-            _ => channel
-                .spec
-                .webhook
-                .as_ref()
-                .and_then(|webhook| webhook.api_key_secret_ref.as_ref()),
-        };
-        if let Some(reference) = key_ref {
-            let secret = cluster::get(&secrets, &reference.name).await?;
-            match cluster::issued_key(secret.as_ref(), reference) {
-                Ok(key) => {
-                    // A new version of either Secret is a new fingerprint.
-                    let version = secret
-                        .as_ref()
-                        .and_then(ResourceExt::resource_version)
-                        .unwrap_or_default();
-                    gathered.secret_version = gathered
-                        .secret_version
-                        .take()
-                        .map(|own| format!("{own}.{version}"));
-                    gathered.issued = Some(key);
-                }
-                Err(problem) => return Ok(Err(problem)),
-            }
-        }
-        gathered.desired = self
-            .environment
-            .map(|environment| match (self.effective.mode, legacy) {
-                (WebhookMode::Legacy, Some(legacy)) => {
-                    Desired::from_template(&legacy.url, self.id, gathered.issued.as_ref())
-                }
-                _ => {
-                    let derived = || {
-                        let tag = Tag::new(&channel.spec.environment, &self.namespace);
-                        self.context
-                            .keys
-                            .api_key(tag, self.effective.key_generation, self.id)
-                    };
-                    let key = gathered.issued.clone().unwrap_or_else(derived);
-                    Desired::new(environment, self.id, &key)
-                }
-            });
-        Ok(Ok(()))
-    }
-
-    fn token_request(&self, gathered: &Gathered) -> Option<(&Environment, TokenRequest)> {
-        let (environment, credentials) = (self.environment?, gathered.credentials.clone()?);
-        let request = TokenRequest {
-            url: environment.kernel.token_url(),
-            credentials,
-            scopes: self.effective.registration_scopes.clone(),
-            purposes: self.effective.purposes.clone(),
-            timeout: environment.kernel.timeout(),
-        };
-        Some((environment, request))
-    }
-
-    async fn fetch_token(&self, gathered: &Gathered) -> Result<(), KernelError> {
-        let (_, request) = self.token_request(gathered).ok_or(NOT_GATHERED)?;
-        self.counted("token", self.context.kernel.token(&request))
-            .await
-            .map(|_| ())
-    }
-
-    async fn read_webhook(&self, gathered: &Gathered) -> Result<Held, KernelError> {
-        let (environment, request) = self.token_request(gathered).ok_or(NOT_GATHERED)?;
-        let url = environment.kernel.webhook_url(self.effective.api_version);
-        let desired = gathered.desired.as_ref().ok_or(NOT_GATHERED)?;
-        let held = self
-            .counted("webhook_get", self.context.kernel.webhook(&request, &url))
-            .await?;
-        Ok(match held {
-            ReadBack::Url(held) => desired.judge(environment, self.id, held.expose_secret()),
-            ReadBack::Empty => Held::Empty,
-            ReadBack::Unsupported => Held::Unsupported,
-        })
-    }
-
-    async fn set_webhook(&self, gathered: &Gathered, to: &SecretString) -> Result<(), KernelError> {
-        let (environment, request) = self.token_request(gathered).ok_or(NOT_GATHERED)?;
-        let url = environment.kernel.webhook_url(self.effective.api_version);
-        self.counted("webhook_set", self.context.kernel.set_webhook(&request, &url, to))
-            .await
-    }
-
-    /// Makes a call to Kernel when it is its turn, and counts it.
-    async fn counted<T>(
-        &self,
-        operation: &'static str,
-        call: impl Future<Output = Result<T, KernelError>>,
-    ) -> Result<T, KernelError> {
-        let limiter = self.context.limiter(&self.environment_name);
-        let _turn = match limiter {
-            Some(limiter) => limiter.turn().await,
-            None => None,
-        };
-        let result = call.await;
-        let class = result.as_ref().map_or_else(KernelError::class, |_| "ok");
-        self.context.metrics.called(operation, class);
-        result
-    }
-
-    /// Writes the status if it changed, and tells of a transition by an event.
+    /// Writes the status if it changed, tells of a transition by an event, and keeps what is to be remembered.
     async fn write(
         &self,
         channel: &WhatsAppChannel,
         old: &WhatsAppChannelStatus,
         new: &WhatsAppChannelStatus,
+        mut memory: Memory,
     ) -> Result<(), ReconcileError> {
-        if old == new {
+        if status::same(old, new) {
+            self.context.remember(&self.uid, memory);
             return Ok(());
         }
         let api: Api<WhatsAppChannel> = Api::namespaced(self.context.client.clone(), &self.namespace);
@@ -464,22 +381,29 @@ impl<'a> Pass<'a> {
             "status": status::owned(new),
         });
         let name = channel.name_any();
-        match api
-            .patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch))
-            .await
-        {
-            Ok(_) => self.context.metrics.status_writes.inc(),
+        let parameters = PatchParams::apply(MANAGER).force();
+        match api.patch_status(&name, &parameters, &Patch::Apply(patch)).await {
+            Ok(written) => {
+                self.context.metrics.status_writes.inc();
+                memory.written = written
+                    .resource_version()
+                    .and_then(|version| Some((version.parse().ok()?, written.status.clone()?)));
+                self.context.remember(&self.uid, memory);
+            }
             // It was deleted meanwhile: there is nobody to tell.
             Err(kube::Error::Api(error)) if error.is_not_found() => return Ok(()),
             Err(error) => return Err(error.into()),
-        };
-        if status::ready_reason(old) != status::ready_reason(new)
-            && let Some(ready) = new.conditions.iter().find(|condition| condition.type_ == "Ready")
+        }
+        let (before, ready) = (status::ready(old), status::ready(new));
+        let told =
+            |ready: Option<&Condition>| ready.map(|ready| (ready.status.clone(), ready.reason.clone()));
+        if told(before) != told(ready)
+            && let Some(ready) = ready
         {
-            let kind = if ready.status == "True" {
-                EventType::Normal
-            } else {
+            let kind = if ready.status == "False" {
                 EventType::Warning
+            } else {
+                EventType::Normal
             };
             tracing::info!(
                 namespace = self.namespace, name, channel = %self.id, ready = ready.status, reason = ready.reason,
@@ -495,7 +419,8 @@ impl<'a> Pass<'a> {
         let event = Event {
             type_,
             reason: reason.to_owned(),
-            note: Some(note.to_owned()),
+            // The API server takes 1,024 bytes.
+            note: Some(note[..note.floor_char_boundary(1000)].to_owned()),
             action: "Reconcile".to_owned(),
             secondary: None,
         };
@@ -513,13 +438,12 @@ impl<'a> Pass<'a> {
         }
     }
 
-    async fn clean_up(&self, channel: &WhatsAppChannel) -> Result<Action, CleanupError> {
-        let age = channel
-            .metadata
-            .deletion_timestamp
-            .as_ref()
-            .map(|at| Duration::try_from(Timestamp::now().duration_since(at.0)).unwrap_or_default())
-            .unwrap_or_default();
+    /// Does what a deletion has to do; answers how long to wait before it is tried again, or that it is done.
+    async fn clean_up(&self, channel: &WhatsAppChannel) -> Result<Option<Duration>, ReconcileError> {
+        let since = channel.metadata.deletion_timestamp.as_ref();
+        let age = since.map_or(Duration::ZERO, |at| {
+            Duration::try_from(Timestamp::now().duration_since(at.0)).unwrap_or_default()
+        });
         let old = channel.status.clone().unwrap_or_default();
         let mut seen = self.observed(channel);
         seen.registered = old.registered_at.is_some();
@@ -527,9 +451,11 @@ impl<'a> Pass<'a> {
         let mut gathered = Gathered::default();
         let skipped = loop {
             match decide_cleanup(&seen, claimed, age) {
-                CleanupStep::ReadSecret => {
-                    seen.secret = Some(self.read_secret(channel, &mut gathered).await?);
-                }
+                CleanupStep::ReadSecret => match self.read_secret(channel, &mut gathered).await {
+                    Ok(secret) => seen.secret = Some(secret),
+                    Err(error) if age < CLEANUP_PATIENCE => return Err(error),
+                    Err(error) => break Some(error.to_string()),
+                },
                 CleanupStep::FetchToken => seen.token = Some(self.fetch_token(&gathered).await),
                 CleanupStep::ReadWebhook => seen.held = Some(self.read_webhook(&gathered).await),
                 CleanupStep::ClearWebhook => {
@@ -541,39 +467,41 @@ impl<'a> Pass<'a> {
                         .failures
                         .as_ref()
                         .map_or(1, |(_, failures)| failures + 1);
-                    let fingerprint = self.fingerprint(0, &gathered);
-                    let failures_now = Some((fingerprint, failures));
+                    let now = Some((self.fingerprint(0, &gathered), failures));
                     self.context.remember(
                         &self.uid,
                         Memory {
-                            failures: failures_now,
+                            failures: now,
                             ..self.memory.clone()
                         },
                     );
-                    let wait = RETRY.wait_at_least(failures, after, fastrand::f64());
-                    return Err(CleanupError::Wait(wait.min(Duration::from_secs(15))));
+                    let retry = Backoff {
+                        cap: Duration::from_secs(15),
+                        ..RETRY
+                    };
+                    return Ok(Some(retry.wait_at_least(failures, after, fastrand::f64())));
                 }
                 CleanupStep::Release { skipped } => break skipped,
             }
         };
         let name = channel.name_any();
-        match &skipped {
-            Some(why) => {
-                tracing::warn!(namespace = self.namespace, name, channel = %self.id, why, "deleted; Kernel's webhook is left behind");
-                let note = format!("Kernel's webhook was left as it is: {why}");
-                self.event(channel, EventType::Warning, "CleanupSkipped", &note)
-                    .await;
-            }
-            None => tracing::info!(namespace = self.namespace, name, channel = %self.id, "deleted"),
+        if let Some(why) = skipped {
+            tracing::warn!(
+                namespace = self.namespace, name, channel = %self.id, why,
+                "deleted; Kernel's webhook is left behind"
+            );
+            let note = format!("Kernel's webhook was left as it is: {why}");
+            self.event(
+                channel,
+                EventType::Warning,
+                Reason::CleanupSkipped.as_str(),
+                &note,
+            )
+            .await;
         }
-        self.context.forget(&self.uid);
-        self.context.wake_rivals(channel, self.id);
-        Ok(Action::await_change())
+        Ok(None)
     }
 }
-
-/// A step was asked for before what it needs was there: `decide` never does.
-const NOT_GATHERED: KernelError = KernelError::InvalidResponse("the call could not be put together");
 
 #[allow(clippy::needless_pass_by_value, reason = "the form that the library calls")]
 /// What happens after an error: the same object is tried again, soon but not at once.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, ResourceExt,
@@ -10,7 +10,7 @@ use kube::{
     runtime::{
         Config as ControllerConfig, Controller, Predicate, PredicateConfig, WatchStreamExt, predicates,
         reflector::{self, ObjectRef, Store},
-        watcher::{self, watcher},
+        watcher::{self, Event, watcher},
     },
 };
 use tokio::sync::mpsc;
@@ -59,6 +59,8 @@ pub enum ControllerError {
     Http(#[from] reqwest::Error),
 }
 
+/// How long reconciliations under way may take when the controller is stopped.
+const GRACE: Duration = Duration::from_secs(5);
 const KEY_AGAIN: Backoff = Backoff {
     base: Duration::from_millis(500),
     cap: Duration::from_secs(30),
@@ -144,7 +146,7 @@ async fn control(context: &Arc<Context>, options: &Options, readiness: &Missing,
     let mut running = FuturesUnordered::new();
     for namespace in namespaces {
         let (wake, woken) = mpsc::unbounded_channel();
-        let (controller, store) = controller(&context.client, namespace.as_deref(), woken);
+        let (controller, store) = controller(context, namespace.as_deref(), woken);
         scopes.push(Scope {
             namespace,
             store: store.clone(),
@@ -182,21 +184,36 @@ async fn control(context: &Arc<Context>, options: &Options, readiness: &Missing,
             "ready"
         );
     };
-    futures::future::join(synced, async { while running.next().await.is_some() {} }).await;
+    let work = futures::future::join(synced, async { while running.next().await.is_some() {} });
+    // A controller whose list never succeeded does not hear of the stop by itself.
+    let overdue = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        _ = work => {}
+        () = overdue => tracing::warn!("stopped with work under way: it is taken up again at the next start"),
+    }
 }
 
 fn controller(
-    client: &Client,
+    context: &Arc<Context>,
     namespace: Option<&str>,
     woken: mpsc::UnboundedReceiver<ObjectRef<WhatsAppChannel>>,
 ) -> (Controller<WhatsAppChannel>, Store<WhatsAppChannel>) {
-    let channels: Api<WhatsAppChannel> = scoped(client, namespace);
-    let secrets: Api<PartialObjectMeta<Secret>> = scoped(client, namespace);
+    let channels: Api<WhatsAppChannel> = scoped(&context.client, namespace);
+    let secrets: Api<PartialObjectMeta<Secret>> = scoped(&context.client, namespace);
+    let (told, users) = (context.clone(), context.clone());
     let (store, writer) = reflector::store();
     let stream = watcher(channels, watcher::Config::default())
         .backoff(WatchBackoff::default())
         .modify(|channel| channel.managed_fields_mut().clear())
         .reflect(writer)
+        .inspect_ok(move |event| match event {
+            Event::Delete(channel) => told.gone(channel),
+            Event::InitDone => told.listed_anew(),
+            _ => {}
+        })
         .applied_objects()
         // What the controller writes itself (the status) wakes nobody; that the finalizer was added must.
         .predicate_filter(
@@ -208,7 +225,7 @@ fn controller(
         .watches(
             secrets,
             watcher::Config::default().labels(&format!("{SECRET_LABEL}=true")),
-            move |secret| users_of(&lookup, &secret),
+            move |secret| users_of(&users.installation, &lookup, &secret),
         )
         .trigger_backoff(WatchBackoff::default())
         .reconcile_on(tokio_stream(woken));
@@ -228,16 +245,22 @@ where
 
 /// The channels that name a Secret.
 fn users_of(
+    installation: &Installation,
     channels: &Store<WhatsAppChannel>,
     secret: &PartialObjectMeta<Secret>,
 ) -> Vec<ObjectRef<WhatsAppChannel>> {
     let (namespace, name) = (secret.namespace(), secret.name_any());
+    let names = |channel: &WhatsAppChannel| {
+        let environment = installation.environments.get(&channel.spec.environment);
+        let legacy = environment
+            .and_then(|environment| environment.legacy_callback.as_ref()?.api_key_secret_ref.as_ref())
+            .is_some_and(|reference| reference.name == name);
+        legacy || channel.spec.secret_names().contains(&name.as_str())
+    };
     channels
         .state()
         .into_iter()
-        .filter(|channel| {
-            channel.namespace() == namespace && channel.spec.secret_names().contains(&name.as_str())
-        })
+        .filter(|channel| channel.namespace() == namespace && names(channel))
         .map(|channel| ObjectRef::from_obj(&*channel))
         .collect()
 }

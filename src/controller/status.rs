@@ -62,8 +62,9 @@ pub(super) fn build(
     if facts.requested_at.is_some() {
         status.last_handled_reconcile_at = facts.requested_at.map(ToOwned::to_owned);
     }
-    if verdict.registered_now {
-        register(&mut status, facts);
+    // Also what was found right without being set: it may have been set by a run before, or its answer been lost.
+    if verdict.registered_now || (verdict.verified == Verified::Yes && verdict.reason != Reason::Observed) {
+        record(&mut status, facts, verdict.registered_now);
     }
     status.conditions = conditions(old, verdict, facts);
     status
@@ -111,7 +112,8 @@ pub(super) fn suspended(old: &WhatsAppChannelStatus, facts: &Facts<'_>) -> Whats
     status
 }
 
-fn register(status: &mut WhatsAppChannelStatus, facts: &Facts<'_>) {
+/// Records what Kernel holds: the URL and the marks of its key.
+fn record(status: &mut WhatsAppChannelStatus, facts: &Facts<'_>, registered_now: bool) {
     let generation = i64::try_from(facts.key_generation).unwrap_or(i64::MAX);
     let told_before = status.webhook_key.as_ref().map(|key| key.generation);
     let previous_until = match told_before {
@@ -121,7 +123,9 @@ fn register(status: &mut WhatsAppChannelStatus, facts: &Facts<'_>) {
             .as_ref()
             .and_then(|key| key.previous_until.clone()),
     };
-    status.registered_at = Some(seconds(facts.now));
+    if registered_now {
+        status.registered_at = Some(seconds(facts.now));
+    }
     status.webhook_url.clone_from(&facts.webhook_url);
     status.webhook_key = Some(WebhookKeyStatus {
         generation,
@@ -136,10 +140,7 @@ fn seconds(at: Timestamp) -> Time {
 }
 
 fn conditions(old: &WhatsAppChannelStatus, verdict: &Verdict, facts: &Facts<'_>) -> Vec<Condition> {
-    let ok = matches!(
-        verdict.reason,
-        Reason::Succeeded | Reason::Observed | Reason::LegacyRegistered
-    );
+    let ok = verdict.reason.is_good();
     let failing = (!ok).then(|| verdict.reason.condition());
     let make = |kind: &str, value: &str, reason: Reason, message: &str| {
         condition(old, kind, value, reason, message, facts)
@@ -165,6 +166,13 @@ fn conditions(old: &WhatsAppChannelStatus, verdict: &Verdict, facts: &Facts<'_>)
                 "True"
             };
             make(step, value, verdict.reason, &verdict.message)
+        } else if step == types::CREDENTIALS_VALID && !ok && !verdict.authenticated {
+            make(
+                step,
+                "Unknown",
+                Reason::Progressing,
+                "Kernel's auth server has not been heard in this attempt",
+            )
         } else {
             let message = if step == types::ACCEPTED {
                 "the channel is accepted"
@@ -195,7 +203,7 @@ fn conditions(old: &WhatsAppChannelStatus, verdict: &Verdict, facts: &Facts<'_>)
     });
     if verdict.reason.is_stalled() {
         conditions.push(make(types::STALLED, "True", verdict.reason, &verdict.message));
-    } else if !ok && matches!(verdict.next, Next::Retry { .. }) {
+    } else if !ok && !matches!(verdict.next, Next::AtMoment) {
         conditions.push(make(
             types::RECONCILING,
             "True",
@@ -248,13 +256,32 @@ fn condition(
     }
 }
 
-/// The reason of a status's Ready condition.
-pub(super) fn ready_reason(status: &WhatsAppChannelStatus) -> Option<(&str, &str)> {
-    let ready = status
+/// A status's Ready condition.
+pub(super) fn ready(status: &WhatsAppChannelStatus) -> Option<&Condition> {
+    status
         .conditions
         .iter()
-        .find(|condition| condition.type_ == types::READY)?;
-    Some((ready.status.as_str(), ready.reason.as_str()))
+        .find(|condition| condition.type_ == types::READY)
+}
+
+/// Whether the status says that Kernel can't be read back.
+pub(super) fn is_blind(status: &WhatsAppChannelStatus) -> bool {
+    status
+        .conditions
+        .iter()
+        .any(|condition| condition.reason == Reason::ReadBackUnsupported.as_str())
+}
+
+/// Whether two statuses say the same: the order of conditions, which others may change, says nothing.
+pub(super) fn same(a: &WhatsAppChannelStatus, b: &WhatsAppChannelStatus) -> bool {
+    let sorted = |status: &WhatsAppChannelStatus| {
+        let mut status = status.clone();
+        status
+            .conditions
+            .sort_by(|one, other| one.type_.cmp(&other.type_));
+        status
+    };
+    sorted(a) == sorted(b)
 }
 
 /// The conditions of a status that this program owns: what it sends in a server-side apply.
@@ -289,6 +316,7 @@ mod tests {
             message: "m".into(),
             verified: Verified::Yes,
             registered_now: false,
+            authenticated: true,
             next,
         }
     }
@@ -335,12 +363,45 @@ mod tests {
     }
 
     #[test]
+    fn a_webhook_that_was_found_right_is_recorded_although_nothing_was_set() {
+        let found = verdict(Reason::Succeeded, Next::AtMoment);
+        let status = build(&WhatsAppChannelStatus::default(), &found, &facts(1, T1));
+        assert_eq!(status.webhook_url.as_deref(), Some("https://h/?apikey=****"));
+        assert_eq!(status.webhook_key.as_ref().unwrap().generation, 1);
+        assert!(status.registered_at.is_none());
+        // A registration whose answer was lost: the key before it gets its grace from when this is seen.
+        let next = build(
+            &status,
+            &found,
+            &Facts {
+                key_generation: 2,
+                ..facts(2, T2)
+            },
+        );
+        assert!(next.webhook_key.unwrap().previous_until.is_some());
+    }
+
+    #[test]
+    fn credentials_are_not_called_valid_before_kernel_took_them() {
+        let next = Next::Retry { after: None };
+        let silent = Verdict {
+            authenticated: false,
+            ..verdict(Reason::UpstreamUnavailable, next)
+        };
+        let status = build(&WhatsAppChannelStatus::default(), &silent, &facts(1, T1));
+        assert_eq!(
+            of(&status, types::CREDENTIALS_VALID),
+            Some(("Unknown", "Progressing"))
+        );
+        let heard = verdict(Reason::UpstreamUnavailable, next);
+        let status = build(&WhatsAppChannelStatus::default(), &heard, &facts(1, T1));
+        assert_eq!(of(&status, types::CREDENTIALS_VALID), Some(("True", "Succeeded")));
+    }
+
+    #[test]
     fn every_failing_reason_is_in_progress_or_stalled_and_never_both() {
         for reason in Reason::ALL {
-            if matches!(
-                reason,
-                Reason::Succeeded | Reason::Observed | Reason::LegacyRegistered
-            ) {
+            if reason.is_good() {
                 continue;
             }
             let next = if reason.is_stalled() {

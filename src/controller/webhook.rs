@@ -1,7 +1,7 @@
 //! Which URL Kernel is told to call for a channel, and whether a URL that Kernel holds is ours. Pure.
 
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::{
     api::ChannelId,
@@ -12,7 +12,10 @@ use crate::{
 
 /// The URL that Kernel is told.
 #[derive(Clone, Debug)]
-pub(super) struct Desired(SecretString);
+pub(super) struct Desired {
+    url: SecretString,
+    masked: String,
+}
 
 /// What Kernel's URL is to us.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,25 +46,32 @@ impl Desired {
         url.query_pairs_mut()
             .append_pair(API_KEY_NAMES[0], key.expose())
             .append_pair(CHANNEL_ID_NAMES[0], &channel.to_string());
-        Self(SecretString::from(String::from(url)))
+        let url = String::from(url);
+        Self {
+            masked: mask(&url),
+            url: SecretString::from(url),
+        }
     }
 
     /// The URL of a template with `{apikey}` and `{channelId}`: the callback of the system before.
     pub fn from_template(template: &str, channel: ChannelId, key: Option<&ApiKey>) -> Self {
-        let filled = template.replace("{channelId}", &channel.to_string());
-        Self(SecretString::from(
-            filled.replace("{apikey}", key.map_or("", ApiKey::expose)),
-        ))
+        let template = template.replace("{channelId}", &channel.to_string());
+        let fill = |key: &str| template.replace("{apikey}", &encode(key));
+        // Masked by what is filled in, not by where: the key may stand anywhere in the template.
+        Self {
+            masked: template.replace("{apikey}", "****"),
+            url: SecretString::from(fill(key.map_or("", ApiKey::expose))),
+        }
     }
 
     /// The URL with its key.
     pub fn expose(&self) -> &SecretString {
-        &self.0
+        &self.url
     }
 
     /// The URL with its key masked.
     pub fn masked(&self) -> String {
-        mask(self.0.expose_secret())
+        self.masked.clone()
     }
 
     /// What a URL that Kernel holds is to us. Compared parsed: Kernel may write it differently, and may mask the
@@ -72,15 +82,21 @@ impl Desired {
                 host: "an address that is no URL".to_owned(),
             };
         };
-        let Some(desired) = parse(self.0.expose_secret()) else {
+        let Some(desired) = parse(self.url.expose_secret()) else {
             return Held::Outdated;
         };
         if parsed.place == desired.place && parsed.channel == desired.channel {
-            let masked = parsed
-                .key
-                .as_deref()
-                .is_none_or(|key| key.is_empty() || key.contains("**"));
-            return if parsed.key == desired.key {
+            let masked = desired.key.is_some()
+                && parsed
+                    .key
+                    .as_deref()
+                    .is_none_or(|key| key.is_empty() || key.contains("**"));
+            // A template may carry its key elsewhere: then the whole is compared.
+            let same = match &desired.key {
+                Some(_) => parsed.key == desired.key,
+                None => held.trim() == self.url.expose_secret(),
+            };
+            return if same {
                 Held::Current { key_seen: true }
             } else if masked {
                 Held::Current { key_seen: false }
@@ -101,6 +117,11 @@ impl Desired {
             Held::Foreign { host: parsed.place.1 }
         }
     }
+}
+
+/// A key as it stands in a URL.
+fn encode(key: &str) -> String {
+    form_urlencoded::byte_serialize(key.as_bytes()).collect()
 }
 
 /// A URL with the value of every key parameter masked.
@@ -234,6 +255,11 @@ environments:
             "https://svc.example.com/aura-services/v1/whatsapp/messages?apikey=****&channelId=07070707-0707-0707-0707-070707070707"
         );
         assert!(!format!("{desired:?}").contains("fake.key"));
+        let key = ApiKey::issued("fake/key&1");
+        let template = "https://old.example.com/{apikey}/hook?id={channelId}";
+        let legacy = Desired::from_template(template, ChannelId::from_bytes([7; 16]), Some(&key));
+        assert!(legacy.expose().expose_secret().contains("/fake%2Fkey%261/hook"));
+        assert!(legacy.masked().contains("/****/hook?id=07070707"));
         assert_eq!(mask("https://u:fakepass@h/?token=x"), "https://u@h/?token=****");
     }
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use reqwest::{RequestBuilder, header::HeaderMap};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use url::Url;
 use uuid::Uuid;
 
 use super::{
@@ -103,6 +104,9 @@ impl Client {
             .await?;
         if contract::NO_READ_BACK.contains(&answer.status) {
             return Ok(ReadBack::Unsupported);
+        }
+        if answer.status == 204 {
+            return Ok(ReadBack::Empty);
         }
         if answer.status != 200 {
             return Err(answer.error());
@@ -276,11 +280,14 @@ fn held_url(body: &[u8]) -> Result<Option<SecretString>, KernelError> {
 /// Whether two URLs lead to the same place: all but the query, where Kernel may mask the key.
 fn same_target(a: &str, b: &str) -> bool {
     let place = |text: &str| {
-        text.split(['?', '#'])
-            .next()
-            .unwrap_or_default()
-            .trim_end_matches('/')
-            .to_owned()
+        let url = Url::parse(text).ok()?;
+        let host = url.host_str().map(ToOwned::to_owned);
+        Some((
+            url.scheme().to_owned(),
+            host,
+            url.port_or_known_default(),
+            url.path().to_owned(),
+        ))
     };
-    place(a) == place(b)
+    a == b || (place(a).is_some() && place(a) == place(b))
 }

@@ -18,7 +18,7 @@ use prometheus_client::{
 #[derive(Clone)]
 pub struct Registry(Arc<Inner>);
 
-/// Two words.
+/// An HTTP status.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByCode {
     code: u16,

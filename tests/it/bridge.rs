@@ -82,12 +82,15 @@ async fn an_authentic_call_for_a_channel_that_is_not_there_now_is_asked_to_come_
         .unwrap();
     // Kernel goes on calling: at least once, until somebody takes it.
     world.kernel.user_sends("1002", USER, "hola").unwrap();
-    let response = loop {
-        let response = post(&url, &a_text("g1")).await;
-        if response.status() != 200 {
-            break response;
+    let refused = async {
+        loop {
+            let response = post(&url, &a_text("g1")).await;
+            if response.status() != 200 {
+                return response;
+            }
         }
     };
+    let response = tokio::time::timeout(SOON, refused).await.expect("the route goes");
     assert_eq!(
         (response.status().as_u16(), retry_after(&response)),
         (503, Some(5))

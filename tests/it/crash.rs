@@ -99,7 +99,7 @@ async fn a_stopped_bridge_ends_what_is_under_way_and_goes() {
             .user_sends(&number.digits, &format!("3461{n:07}"), "hola")
             .unwrap();
     }
-    let status = world.bridge.take().unwrap().stop().await.unwrap();
+    let status = world.bridge.take().unwrap().stop_within(SOON).await.unwrap();
     assert!(status.success(), "{status}\n{}", world.log("bridge"));
     world.start_bridge().await;
     world.kernel.wait_all_received(20, SOON).await.unwrap();

@@ -1,7 +1,7 @@
 //! A channel's life: applied, registered, changed, in trouble, deleted.
 
 use aura_whatsapp_operator::{
-    api::conditions::Reason,
+    api::{WhatsAppChannel, conditions::Reason},
     sim::{
         dev::site,
         fault::{Endpoint, Fault},
@@ -428,30 +428,42 @@ async fn deletion_ends_although_the_secret_went_first() {
 async fn a_suspended_channel_is_left_alone_and_still_routed() {
     let world = World::start("suspend").await;
     let number = world.ready_number("1002").await;
+    let looks = world.kernel.webhook_gets(&number.client_id);
+    let asked = json!({"channels.auracognitive.com/requestedAt": "now"});
     world
-        .patch_channel(&number, json!({"spec": {"suspend": true}}))
+        .patch_channel(
+            &number,
+            json!({"metadata": {"annotations": asked}, "spec": {"suspend": true}}),
+        )
         .await;
-    let channel = world
-        .wait_for(&number, "to be suspended", |channel| {
-            condition(channel, "Suspended").0 == "True"
-        })
-        .await;
+    let suspended = |channel: &WhatsAppChannel| condition(channel, "Suspended").0 == "True";
+    let channel = world.wait_for(&number, "to be suspended", suspended).await;
     assert_eq!(ready(&channel).0, "True");
-    let calls = world.kernel.webhook_gets(&number.client_id);
     world.converse(&number, "34600000001", "hola", 1).await;
-    assert_eq!(world.kernel.webhook_gets(&number.client_id), calls);
+    assert_eq!(
+        world.kernel.webhook_gets(&number.client_id),
+        looks,
+        "asked for a look, and left alone all the same"
+    );
     world
         .patch_channel(&number, json!({"spec": {"suspend": null}}))
         .await;
     world
-        .wait_for(&number, "to be resumed", |channel| {
-            condition(channel, "Suspended").0.is_empty()
+        .wait_for(&number, "to be resumed and looked at", |channel| {
+            let handled = channel
+                .status
+                .as_ref()
+                .unwrap()
+                .last_handled_reconcile_at
+                .as_deref();
+            condition(channel, "Suspended").0.is_empty() && handled == Some("now")
         })
         .await;
+    assert_eq!(world.kernel.webhook_gets(&number.client_id), looks + 1);
 }
 
 #[tokio::test]
-async fn kernel_without_read_back_gets_the_webhook_once() {
+async fn kernel_without_read_back_is_told_on_change_and_on_request_only() {
     let world = World::builder("blind")
         .kernel(|kernel| kernel.no_read_back = true)
         .start()
@@ -462,6 +474,7 @@ async fn kernel_without_read_back_gets_the_webhook_once() {
         condition(&channel, "WebhookVerified").1,
         Reason::ReadBackUnsupported.as_str()
     );
+    assert_eq!(world.kernel.webhook_sets(&number.client_id), 1);
     world
         .patch_channel(
             &number,
@@ -478,7 +491,100 @@ async fn kernel_without_read_back_gets_the_webhook_once() {
                 .is_some()
         })
         .await;
+    assert_eq!(world.kernel.webhook_sets(&number.client_id), 2);
+}
+
+#[tokio::test]
+async fn a_channel_that_is_deleted_and_made_again_reports_what_kernel_still_holds() {
+    let world = World::start("again").await;
+    let number = world.ready_number("1002").await;
+    deleted(&world, &number).await;
+    world.apply(number.channel()).await;
+    let channel = world.wait_ready(&number).await;
+    let status = channel.status.unwrap();
+    assert_eq!(
+        world.kernel.webhook_sets(&number.client_id),
+        1,
+        "it was right already"
+    );
+    assert_eq!(status.webhook_key.unwrap().generation, 1);
+    assert!(status.webhook_url.unwrap().contains(&number.channel_id));
+}
+
+#[tokio::test]
+async fn a_registration_whose_answer_was_lost_is_found_and_recorded() {
+    let world = World::start("lost-answer").await;
+    let number = Number::new("1002");
+    world
+        .kernel
+        .inject(Fault::reset().after_effect().times(1).on(Endpoint::WebhookSet));
+    world.kernel.add_client(number.client());
+    world.apply(number.secret()).await;
+    world.apply(number.channel()).await;
+    let channel = world.wait_ready(&number).await;
+    assert_eq!(channel.status.unwrap().webhook_key.unwrap().generation, 1);
     assert_eq!(world.kernel.webhook_sets(&number.client_id), 1);
+}
+
+#[tokio::test]
+async fn keys_that_kernel_masks_are_set_once_and_not_again_and_again() {
+    let world = World::builder("masked")
+        .kernel(|kernel| kernel.mask_keys = true)
+        .start()
+        .await;
+    let number = world.ready_number("1002").await;
+    let asked = json!({"channels.auracognitive.com/requestedAt": "now"});
+    world
+        .patch_channel(&number, json!({"metadata": {"annotations": asked}}))
+        .await;
+    world
+        .wait_for(&number, "to be looked at", |channel| {
+            channel
+                .status
+                .as_ref()
+                .unwrap()
+                .last_handled_reconcile_at
+                .is_some()
+        })
+        .await;
+    assert_eq!(world.kernel.webhook_sets(&number.client_id), 1);
+}
+
+#[tokio::test]
+async fn a_namespace_goes_with_its_channels_although_the_rights_in_it_go_too() {
+    let world = World::start("namespace").await;
+    world.ready_number("1002").await;
+    let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(world.client.clone());
+    namespaces
+        .delete(&world.namespace, &DeleteParams::default())
+        .await
+        .unwrap();
+    let gone = await_condition(namespaces, &world.namespace, conditions::is_deleted(""));
+    tokio::time::timeout(SOON, gone)
+        .await
+        .expect("the namespace goes")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_controller_that_may_not_list_still_stops_when_told_to() {
+    let mut world = World::start("stop-early").await;
+    let roles: Api<k8s_openapi::api::rbac::v1::RoleBinding> =
+        Api::namespaced(world.client.clone(), &world.namespace);
+    roles
+        .delete("aura-whatsapp-controller", &DeleteParams::default())
+        .await
+        .unwrap();
+    world.controller.take().unwrap().stop().await.unwrap();
+    let controller = world.site.spawn_controller().unwrap();
+    loop {
+        match site::get(world.site.controller_admin, "/readyz").await {
+            Some((503, why)) if why.contains("WhatsAppChannels") => break,
+            _ => tokio::task::yield_now().await,
+        }
+    }
+    let status = controller.stop_within(SOON).await.unwrap();
+    assert!(status.success(), "{status}");
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 
 use aura_whatsapp_operator::{
     api::conditions::Reason,
-    sim::{dev::site, fault::Fault},
+    sim::{
+        dev::site,
+        fault::{Endpoint, Fault},
+    },
 };
 use kube::{Api, api::DynamicObject, discovery::ApiResource};
 use serde_json::json;
@@ -175,7 +178,8 @@ async fn no_secret_key_number_or_text_is_found_anywhere_while_everything_is_logg
         401
     );
     world.aura.inject(Fault::reset().times(2));
-    world.kernel.inject(Fault::garbage().times(1));
+    world.kernel.revoke_tokens(&derived.client_id);
+    world.kernel.inject(Fault::garbage().times(1).on(Endpoint::Token));
     world.converse(&derived, USER, TEXT, 3).await;
     world.kernel.rotate_secret(&derived.client_id, ROTATED_SECRET);
     world.kernel.rotate_secret(&issued.client_id, ROTATED_SECRET);

@@ -12,7 +12,12 @@ use crate::{http, sim::controlplane::guard_main, telemetry};
 ///
 /// The first run builds the API server from Go modules (about 5 minutes, once). Ctrl-C ends everything.
 #[derive(Debug, Parser)]
-#[command(name = "cargo dev", bin_name = "cargo dev", max_term_width = 100)]
+#[command(
+    name = "cargo dev",
+    bin_name = "cargo dev",
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

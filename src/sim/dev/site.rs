@@ -294,19 +294,26 @@ impl Site {
         command
     }
 
+    /// Starts the controller and waits for nothing.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn spawn_controller(&self) -> Result<Child, SiteError> {
+        let mut command = self.command("controller", &self.controller_kubeconfig);
+        command
+            .arg("--admin-listen")
+            .arg(self.controller_admin.to_string());
+        self.guard
+            .spawn("controller", command, &self.log("controller"))
+            .map_err(io_error("start the controller"))
+    }
+
     /// Starts the controller and waits until it is ready.
     ///
     /// # Errors
     /// When it ends or does not become ready.
     pub async fn start_controller(&self) -> Result<Child, SiteError> {
-        let mut command = self.command("controller", &self.controller_kubeconfig);
-        command
-            .arg("--admin-listen")
-            .arg(self.controller_admin.to_string());
-        let child = self
-            .guard
-            .spawn("controller", command, &self.log("controller"))
-            .map_err(io_error("start the controller"))?;
+        let child = self.spawn_controller()?;
         wait_ready(&child, "controller", self.controller_admin).await?;
         Ok(child)
     }

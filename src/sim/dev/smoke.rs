@@ -40,7 +40,14 @@ struct Seen {
 )]
 pub(super) async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let mut steps = Steps::new();
-    let world = World::up(&request, &mut steps).await?;
+    let world = match World::up(&request, &mut steps).await {
+        Ok(world) => world,
+        Err(error) => {
+            say(&format!("  failed: {error:#}"));
+            say(&json!({"channels": 0, "messages_in": 0, "replies_out": 0, "webhooks_registered": 0, "passed": false}).to_string());
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     let mut seen = Seen::default();
     let result = drive(&world, &mut steps, &mut seen).await;
     let channels = world.ready_after.len();

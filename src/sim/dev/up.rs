@@ -1,6 +1,7 @@
 //! `cargo dev`: brings everything up for a person and takes it down again.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -35,6 +36,9 @@ use crate::{
 const RELEASE: &str = "aura-system";
 /// How long the simulated Kernel takes for each call: about what a near one would.
 const KERNEL_LATENCY: Duration = Duration::from_millis(20);
+
+/// How long controller and bridge may take to stop: longer than the bridge's own grace.
+const STOP_WITHIN: Duration = Duration::from_secs(8);
 
 /// Prints a step and the time it took.
 pub(super) struct Steps {
@@ -85,6 +89,8 @@ pub(super) struct World {
     pub ready_after: Vec<(String, Duration)>,
     /// Namespaces that were made here, to be deleted from a given cluster.
     made: Vec<String>,
+    /// Held while this runs: a second one would wipe the first one's files.
+    _lock: File,
 }
 
 impl World {
@@ -92,6 +98,13 @@ impl World {
     pub async fn up(request: &Request, steps: &mut Steps) -> anyhow::Result<Self> {
         let folder = folder();
         std::fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
+        let lock = File::create(folder.join("lock")).context("can't make the lock")?;
+        if lock.try_lock().is_err() {
+            bail!(
+                "it is running already, with its files in {}; end it first, or let AURA_DEV_DIR name another folder",
+                folder.display()
+            );
+        }
         let program = build_program()?;
         steps.done("program built");
         let guard = Guard::start(&std::env::current_exe()?)
@@ -199,6 +212,7 @@ impl World {
             bridge,
             ready_after,
             made,
+            _lock: lock,
         })
     }
 
@@ -207,7 +221,10 @@ impl World {
         if !self.cluster.is_own() {
             self.leave().await;
         }
-        let (controller, bridge) = tokio::join!(self.controller.stop(), self.bridge.stop());
+        let (controller, bridge) = tokio::join!(
+            self.controller.stop_within(STOP_WITHIN),
+            self.bridge.stop_within(STOP_WITHIN)
+        );
         controller.context("can't stop the controller")?;
         bridge.context("can't stop the bridge")?;
         self.aura.stop().await;
@@ -217,6 +234,12 @@ impl World {
 
     /// Takes what was made here away from a given cluster; the CRD stays, as others may use it.
     async fn leave(&self) {
+        for (name, _) in &self.ready_after {
+            let channels: Api<WhatsAppChannel> = Api::namespaced(self.client.clone(), "aura-es");
+            let _ = channels.delete(name, &DeleteParams::default()).await;
+            let gone = await_condition(channels, name, conditions::is_deleted(""));
+            let _ = tokio::time::timeout(Duration::from_secs(20), gone).await;
+        }
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         for name in &self.made {
             let _ = namespaces.delete(name, &DeleteParams::default()).await;
@@ -340,7 +363,6 @@ pub(super) async fn run(request: Request) -> anyhow::Result<ExitCode> {
         }
     };
     let running = Running {
-        pid: std::process::id(),
         kernel_url: world.kernel.url(),
     };
     running.save()?;

@@ -12,7 +12,6 @@ use super::say;
 /// Where a running `cargo dev` says what runs where.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Running {
-    pub pid: u32,
     pub kernel_url: String,
 }
 
