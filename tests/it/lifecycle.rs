@@ -7,6 +7,7 @@ use aura_whatsapp_operator::{
         fault::{Endpoint, Fault},
     },
 };
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, ResourceExt,
     api::DeleteParams,
@@ -554,12 +555,14 @@ async fn keys_that_kernel_masks_are_set_once_and_not_again_and_again() {
 async fn a_namespace_goes_with_its_channels_although_the_rights_in_it_go_too() {
     let world = World::start("namespace").await;
     world.ready_number("1002").await;
-    let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(world.client.clone());
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
     namespaces
         .delete(&world.namespace, &DeleteParams::default())
         .await
         .unwrap();
-    let gone = await_condition(namespaces, &world.namespace, conditions::is_deleted(""));
+    let gone = await_condition(namespaces, &world.namespace, |found: Option<&Namespace>| {
+        found.is_none()
+    });
     tokio::time::timeout(SOON, gone)
         .await
         .expect("the namespace goes")

@@ -9,11 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{
-    Api, Client, ResourceExt,
-    api::DeleteParams,
-    runtime::{conditions, wait::await_condition},
-};
+use kube::{Api, Client, ResourceExt, api::DeleteParams, runtime::wait::await_condition};
 use serde_json::{Value, json};
 
 use super::{
@@ -237,7 +233,7 @@ impl World {
         for (name, _) in &self.ready_after {
             let channels: Api<WhatsAppChannel> = Api::namespaced(self.client.clone(), "aura-es");
             let _ = channels.delete(name, &DeleteParams::default()).await;
-            let gone = await_condition(channels, name, conditions::is_deleted(""));
+            let gone = await_condition(channels, name, |found: Option<&WhatsAppChannel>| found.is_none());
             let _ = tokio::time::timeout(Duration::from_secs(20), gone).await;
         }
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
@@ -245,7 +241,9 @@ impl World {
             let _ = namespaces.delete(name, &DeleteParams::default()).await;
         }
         for name in &self.made {
-            let gone = await_condition(namespaces.clone(), name, conditions::is_deleted(""));
+            let gone = await_condition(namespaces.clone(), name, |found: Option<&Namespace>| {
+                found.is_none()
+            });
             let _ = tokio::time::timeout(Duration::from_secs(20), gone).await;
         }
     }
