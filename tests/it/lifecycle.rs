@@ -383,6 +383,15 @@ async fn a_deleted_channel_goes_and_its_webhook_is_kept_or_cleared_as_it_says() 
         })
         .await;
     world.wait_ready(&clear).await;
+    let finalizers = |channel: WhatsAppChannel| channel.metadata.finalizers.unwrap_or_default();
+    assert!(
+        finalizers(world.channels().get(&keep.name).await.unwrap()).is_empty(),
+        "nothing stands in its way"
+    );
+    assert_eq!(
+        finalizers(world.channels().get(&clear.name).await.unwrap()),
+        ["channels.auracognitive.com/webhook"]
+    );
     deleted(&world, &keep).await;
     assert!(
         world
