@@ -3,8 +3,6 @@
 //! A reply must come with its environment's credential, for a conversation that we gave out, and name the channel
 //! of that conversation (Law 5).
 
-use std::time::Duration;
-
 use axum::{
     Json, Router,
     body::Body,
@@ -130,12 +128,7 @@ async fn take(
     if !public::is_json(&parts.headers) {
         return Err(Refusal::NotJson.into());
     }
-    let patience = state
-        .installation
-        .bridge
-        .body_timeout
-        .parse()
-        .unwrap_or(Duration::from_secs(20));
+    let patience = state.installation.bridge.body_timeout();
     let body = public::read(&parts.headers, body, contract::MAX_REPLY, patience).await?;
     let activity: Reply = serde_json::from_slice(&body).map_err(|_| Refusal::Malformed)?;
     let named = activity

@@ -123,8 +123,7 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
         return Err(Refusal::NotJson);
     }
     let limits = &state.installation.bridge;
-    let patience = limits.body_timeout.parse().unwrap_or(Duration::from_secs(20));
-    let body = read(&parts.headers, body, limits.max_body_bytes, patience).await?;
+    let body = read(&parts.headers, body, limits.max_body_bytes, limits.body_timeout()).await?;
     let events = whatsapp::parse(&body).map_err(|error| {
         tracing::warn!(channel = %route.channel, %error, bytes = body.len(), "a webhook call that can't be read");
         Refusal::Malformed

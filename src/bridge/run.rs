@@ -173,7 +173,7 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
     );
     let bounds = Bounds {
         connections: limits.max_connections,
-        header_timeout: limits.header_timeout.parse().unwrap_or(Duration::from_secs(10)),
+        header_timeout: limits.header_timeout(),
     };
     let watch = Watch {
         client,

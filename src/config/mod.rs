@@ -118,7 +118,8 @@ pub struct Registration {
     pub per_second: u32,
     /// Calls at once. Default 4.
     pub concurrent: u32,
-    /// Whether Kernel holds one webhook per OAuth client, so that two channels must not share one. Default true.
+    /// Whether Kernel holds one webhook per OAuth client, so that two channels must not share one. Default true;
+    /// not judged yet.
     pub one_webhook_per_client: bool,
 }
 
@@ -315,6 +316,18 @@ impl KernelSettings {
     /// How long one call may take in all.
     pub fn timeout(&self) -> Duration {
         self.timeout.parse().unwrap_or(Duration::from_secs(15))
+    }
+}
+
+impl BridgeLimits {
+    /// How long a client may take to send its request's headers.
+    pub fn header_timeout(&self) -> Duration {
+        self.header_timeout.parse().unwrap_or(Duration::from_secs(10))
+    }
+
+    /// How long a client may take to send its request's body.
+    pub fn body_timeout(&self) -> Duration {
+        self.body_timeout.parse().unwrap_or(Duration::from_secs(20))
     }
 }
 

@@ -25,13 +25,6 @@ pub struct Credentials {
     pub secret: SecretString,
 }
 
-impl Credentials {
-    /// A fingerprint of the client id, to notice two channels with one client.
-    pub fn client_fingerprint(&self) -> [u8; 32] {
-        Sha256::digest(self.id.expose_secret().as_bytes()).into()
-    }
-}
-
 /// What a token is asked for.
 #[derive(Clone, Debug)]
 pub struct TokenRequest {

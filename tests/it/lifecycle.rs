@@ -15,7 +15,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::support::{Number, SOON, World, condition, ready};
+use crate::support::{Number, SOON, World, condition, handled, ready};
 
 async fn deleted(world: &World, number: &Number) {
     let uid = world.channels().get(&number.name).await.unwrap().uid().unwrap();
@@ -88,21 +88,7 @@ async fn an_unchanged_channel_costs_nothing_and_one_that_is_asked_for_a_look_cos
     let writes = world
         .metric(world.site.controller_admin, "aura_whatsapp_status_writes_total")
         .await;
-    world
-        .patch_channel(
-            &number,
-            json!({"metadata": {"annotations": {"channels.auracognitive.com/requestedAt": "one"}}}),
-        )
-        .await;
-    let handled = world
-        .wait_for(&number, "to be looked at", |channel| {
-            channel
-                .status
-                .as_ref()
-                .and_then(|status| status.last_handled_reconcile_at.as_deref())
-                == Some("one")
-        })
-        .await;
+    let handled = world.look_now(&number, "one").await;
     assert_eq!(ready(&handled).0, "True");
     assert_eq!(world.kernel.webhook_sets(&number.client_id), sets);
     assert_eq!(world.kernel.webhook_gets(&number.client_id), gets + 1);
@@ -460,13 +446,7 @@ async fn a_suspended_channel_is_left_alone_and_still_routed() {
         .await;
     world
         .wait_for(&number, "to be resumed and looked at", |channel| {
-            let handled = channel
-                .status
-                .as_ref()
-                .unwrap()
-                .last_handled_reconcile_at
-                .as_deref();
-            condition(channel, "Suspended").0.is_empty() && handled == Some("now")
+            condition(channel, "Suspended").0.is_empty() && handled(channel) == Some("now")
         })
         .await;
     assert_eq!(world.kernel.webhook_gets(&number.client_id), looks + 1);
@@ -485,22 +465,7 @@ async fn kernel_without_read_back_is_told_on_change_and_on_request_only() {
         Reason::ReadBackUnsupported.as_str()
     );
     assert_eq!(world.kernel.webhook_sets(&number.client_id), 1);
-    world
-        .patch_channel(
-            &number,
-            json!({"metadata": {"annotations": {"channels.auracognitive.com/requestedAt": "x"}}}),
-        )
-        .await;
-    world
-        .wait_for(&number, "to be looked at", |channel| {
-            channel
-                .status
-                .as_ref()
-                .unwrap()
-                .last_handled_reconcile_at
-                .is_some()
-        })
-        .await;
+    world.look_now(&number, "x").await;
     assert_eq!(world.kernel.webhook_sets(&number.client_id), 2);
 }
 
@@ -543,20 +508,7 @@ async fn keys_that_kernel_masks_are_set_once_and_not_again_and_again() {
         .start()
         .await;
     let number = world.ready_number("1002").await;
-    let asked = json!({"channels.auracognitive.com/requestedAt": "now"});
-    world
-        .patch_channel(&number, json!({"metadata": {"annotations": asked}}))
-        .await;
-    world
-        .wait_for(&number, "to be looked at", |channel| {
-            channel
-                .status
-                .as_ref()
-                .unwrap()
-                .last_handled_reconcile_at
-                .is_some()
-        })
-        .await;
+    world.look_now(&number, "now").await;
     assert_eq!(world.kernel.webhook_sets(&number.client_id), 1);
 }
 

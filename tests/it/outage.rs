@@ -52,23 +52,7 @@ async fn with_kernel_stopped_a_new_channel_says_so_and_a_verified_one_stays_read
     );
     assert_eq!(condition(&channel, "Stalled").0, "");
 
-    world
-        .patch_channel(
-            &verified,
-            json!({"metadata": {"annotations": {"channels.auracognitive.com/requestedAt": "now"}}}),
-        )
-        .await;
-    let channel = world
-        .wait_for(&verified, "to have been looked at", |channel| {
-            channel
-                .status
-                .as_ref()
-                .unwrap()
-                .last_handled_reconcile_at
-                .as_deref()
-                == Some("now")
-        })
-        .await;
+    let channel = world.look_now(&verified, "now").await;
     assert_eq!(
         ready(&channel).0,
         "True",

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 pub use self::{
-    numbers::{Number, condition, ready},
+    numbers::{Number, condition, handled, ready},
     world::{REPLY_KEY, World},
 };
 

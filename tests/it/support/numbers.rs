@@ -1,7 +1,7 @@
 //! WhatsApp numbers of a world: a Kernel client, a Secret, a channel.
 
 use aura_whatsapp_operator::{
-    api::{WhatsAppChannel, conditions::Reason},
+    api::{REQUESTED_AT, WhatsAppChannel, conditions::Reason},
     sim::{
         dev::{objects, site::ENVIRONMENT},
         kernel::{ClientSpec, UserMessage},
@@ -153,6 +153,17 @@ impl World {
         found.unwrap().unwrap()
     }
 
+    /// Asks for a look at Kernel now, by the annotation, and waits until it was made. `request` must be a new word.
+    pub async fn look_now(&self, number: &Number, request: &str) -> WhatsAppChannel {
+        let asked = json!({REQUESTED_AT: request});
+        self.patch_channel(number, json!({"metadata": {"annotations": asked}}))
+            .await;
+        self.wait_for(number, "to be looked at", |channel| {
+            handled(channel) == Some(request)
+        })
+        .await
+    }
+
     /// Changes a channel's resource by a merge patch.
     pub async fn patch_channel(&self, number: &Number, patch: Value) {
         self.channels()
@@ -182,6 +193,11 @@ impl World {
             .await
             .unwrap_or_else(|late| panic!("{late:?}\n{}", self.log("bridge")))
     }
+}
+
+/// The last request for a look that was acted on.
+pub fn handled(channel: &WhatsAppChannel) -> Option<&str> {
+    channel.status.as_ref()?.last_handled_reconcile_at.as_deref()
 }
 
 /// A condition of a channel: its status, reason and message; empty where it has none.
