@@ -91,8 +91,6 @@ pub struct Limits {
 #[derive(Default)]
 struct Lane {
     waiting: VecDeque<Seq>,
-    /// The head is under way or being recorded.
-    busy: bool,
     /// The head may be tried again at this time.
     retry_at: Option<Duration>,
     /// Attempts of the head so far.
@@ -151,7 +149,7 @@ impl Lanes {
     pub fn accepted(&mut self, item: Item) {
         let lane = self.lanes.entry(item.lane.clone()).or_default();
         lane.waiting.push_back(item.seq);
-        if lane.waiting.len() == 1 && !lane.busy {
+        if lane.waiting.len() == 1 {
             self.make_ready(item.lane);
         }
     }
@@ -188,13 +186,11 @@ impl Lanes {
             )),
             Ended::Retry { after } => {
                 let at = now + self.limits.retry.wait_at_least(lane.attempts, after, chance);
-                lane.busy = false;
                 lane.retry_at = Some(at);
                 self.set_timer(at, Timer::Lane(item.lane.clone()));
                 None
             }
             Ended::Blocked => {
-                lane.busy = false;
                 lane.attempts = lane.attempts.saturating_sub(1);
                 // At the back: another lane's message tries out whether the block is over, so that one message that
                 // nobody takes can't hold up the channel for ever.
@@ -215,7 +211,6 @@ impl Lanes {
             return;
         };
         lane.waiting.pop_front();
-        lane.busy = false;
         lane.attempts = 0;
         if lane.waiting.is_empty() {
             self.lanes.remove(&item.lane);
@@ -265,7 +260,6 @@ impl Lanes {
             let Some(&seq) = lane.waiting.front() else {
                 continue;
             };
-            lane.busy = true;
             lane.retry_at = None;
             lane.attempts += 1;
             channel.in_flight += 1;
