@@ -211,7 +211,8 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
     );
     let ended = tokio::select! {
         () = stop.cancelled() => None,
-        part = parts.next() => part,
+        // A part that ends because it was told to has not ended on its own, whichever of the two is seen first.
+        part = parts.next() => part.filter(|_| !stop.is_cancelled()),
     };
     state.health.draining.store(true, Ordering::Relaxed);
     stop.cancel();
