@@ -11,14 +11,30 @@ use axum::{
 
 use crate::telemetry::Registry;
 
-/// Says what is missing for readiness; `None` when ready.
+/// Says what is missing for readiness, or for health; `None` when nothing is.
 pub type Readiness = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
-/// `/healthz` (the process answers), `/readyz` (it can do its work; else the body says what is missing) and
-/// `/metrics`. `refresh` is called before each page of metrics.
-pub fn router(registry: Registry, ready: Readiness, refresh: Arc<dyn Fn() + Send + Sync>) -> Router {
+/// `/healthz` (nothing is stuck that only a new start would mend), `/readyz` (it can do its work) and `/metrics`; where
+/// one of the first two is not so, the body says what is missing. `refresh` is called before each page of metrics.
+pub fn router(
+    registry: Registry,
+    healthy: Readiness,
+    ready: Readiness,
+    refresh: Arc<dyn Fn() + Send + Sync>,
+) -> Router {
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route(
+            "/healthz",
+            get(move || {
+                let stuck = healthy();
+                async move {
+                    match stuck {
+                        None => (StatusCode::OK, "ok\n".to_owned()),
+                        Some(stuck) => (StatusCode::SERVICE_UNAVAILABLE, format!("not healthy: {stuck}\n")),
+                    }
+                }
+            }),
+        )
         .route(
             "/readyz",
             get(move || {

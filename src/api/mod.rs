@@ -19,7 +19,7 @@ pub use claims::Claim;
 pub use duration::{InvalidDuration, Period};
 pub use effective::{ChannelDefaults, Effective, KernelDefaults};
 pub use ids::{ChannelId, InvalidChannelId};
-pub use status::{Condition, WebhookKeyStatus, WhatsAppChannelStatus};
+pub use status::{Condition, TakenOver, WebhookKeyStatus, WhatsAppChannelStatus};
 
 /// The API group of the resource.
 pub const GROUP: &str = "channels.auracognitive.com";

@@ -30,6 +30,13 @@ pub struct WhatsAppChannelStatus {
     /// The resourceVersion of the credentials Secret that was used last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_secret_version: Option<String>,
+    /// The resourceVersion of the Secret with a key issued elsewhere that was seen last. It stands here before Kernel
+    /// is told of the key, so that the bridge takes it before Kernel uses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_api_key_version: Option<String>,
+    /// How often another party's webhook was replaced: the memory that keeps two parties from fighting for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_over: Option<TakenOver>,
     /// The last value of the channels.auracognitive.com/requestedAt annotation that was acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
@@ -39,12 +46,31 @@ pub struct WhatsAppChannelStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WebhookKeyStatus {
-    /// The generation of the derived key.
-    pub generation: i64,
+    /// The generation of the derived key; none where the key was issued elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
     /// A short fingerprint of the installation key that it was derived from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installation_key_id: Option<String>,
+    /// The resourceVersion of the Secret with the key issued elsewhere; none where the key is derived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_version: Option<String>,
+    /// The generation of the derived key before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_generation: Option<i64>,
     /// Until when the key before this one is still taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_until: Option<Time>,
+}
+
+/// How often another party's webhook was replaced by ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TakenOver {
+    /// The generation of the spec that it was taken over for.
+    pub generation: i64,
+    /// When it was put back after that, the last times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub put_back_at: Vec<Time>,
 }

@@ -185,6 +185,7 @@ impl Deliverer {
             scopes: route.effective.messaging_scopes.clone(),
             purposes: route.effective.purposes.clone(),
             timeout: settings.timeout(),
+            turnstile: None,
         };
         let url = settings.messages_url(route.effective.api_version);
         let mut sent = self.take_parts(entry.seq);

@@ -59,27 +59,43 @@ pub struct Route {
     pub issued: Option<Option<ApiKey>>,
 }
 
-/// Which generations of a derived key are taken. The next one always is, so that the controller may tell Kernel
-/// before this bridge has heard of it.
+/// Which generations of a derived key are taken: that of the spec; the next one, so that the controller may tell Kernel
+/// before this bridge has heard of it; the one that Kernel was told last; and the one before that for its grace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generations {
     current: u64,
-    /// Kernel may still hold the generation before until then; `None`: it has not been told of this one yet.
-    previous_until: Option<Timestamp>,
+    told: Told,
+    previous: Option<(u64, Timestamp)>,
+}
+
+/// What Kernel was told, as far as the resource says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Nothing is known: nothing was told yet, or the status was lost.
+    Unknown,
+    /// A key issued elsewhere.
+    Issued,
+    /// The derived key of this generation.
+    Derived(u64),
 }
 
 impl Generations {
     fn new(current: u64, status: Option<&WebhookKeyStatus>) -> Self {
-        let told = status.filter(|status| u64::try_from(status.generation).is_ok_and(|told| told >= current));
-        let previous_until = told.map(|status| {
-            status
-                .previous_until
-                .as_ref()
-                .map_or(Timestamp::MIN, |until| until.0)
+        let number = |generation: Option<i64>| u64::try_from(generation?).ok();
+        let told = match status {
+            None => Told::Unknown,
+            Some(status) => number(status.generation).map_or(Told::Issued, Told::Derived),
+        };
+        let previous = status.and_then(|status| {
+            Some((
+                number(status.previous_generation)?,
+                status.previous_until.as_ref()?.0,
+            ))
         });
         Self {
             current,
-            previous_until,
+            told,
+            previous,
         }
     }
 
@@ -87,7 +103,11 @@ impl Generations {
     pub fn take(&self, generation: u64, now: Timestamp) -> bool {
         generation == self.current
             || generation == self.current + 1
-            || (generation + 1 == self.current && self.previous_until.is_none_or(|until| now < until))
+            || self.told == Told::Derived(generation)
+            || (self.told == Told::Unknown && generation + 1 == self.current)
+            || self
+                .previous
+                .is_some_and(|(previous, until)| generation == previous && now < until)
     }
 }
 
@@ -270,11 +290,12 @@ environments:
     #[test]
     fn the_generation_before_is_taken_until_kernel_was_told_and_its_grace_has_passed() {
         let now: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
-        let status = |generation, until: Option<&str>| WebhookKeyStatus {
+        let status = |generation, previous: Option<(i64, &str)>| WebhookKeyStatus {
             generation,
-            installation_key_id: None,
-            previous_until: until
-                .map(|text| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(text.parse().unwrap())),
+            previous_generation: previous.map(|(previous, _)| previous),
+            previous_until: previous
+                .map(|(_, text)| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(text.parse().unwrap())),
+            ..WebhookKeyStatus::default()
         };
         let takes = |status: Option<&WebhookKeyStatus>| {
             let generations = Generations::new(5, status);
@@ -282,10 +303,17 @@ environments:
                 .filter(|generation| generations.take(*generation, now))
                 .collect::<Vec<_>>()
         };
+        let (future, past) = ("2026-11-22T10:00:01Z", "2026-11-22T09:59:59Z");
         assert_eq!(takes(None), [4, 5, 6]);
-        assert_eq!(takes(Some(&status(4, None))), [4, 5, 6]);
-        assert_eq!(takes(Some(&status(5, Some("2026-11-22T10:00:01Z")))), [4, 5, 6]);
-        assert_eq!(takes(Some(&status(5, Some("2026-11-22T09:59:59Z")))), [5, 6]);
-        assert_eq!(takes(Some(&status(5, None))), [5, 6]);
+        assert_eq!(takes(Some(&status(Some(4), None))), [4, 5, 6]);
+        assert_eq!(takes(Some(&status(Some(5), Some((4, future))))), [4, 5, 6]);
+        assert_eq!(takes(Some(&status(Some(5), Some((4, past))))), [5, 6]);
+        assert_eq!(takes(Some(&status(Some(5), None))), [5, 6]);
+        // A jump, up or down: Kernel goes on with what it was told.
+        assert_eq!(takes(Some(&status(Some(2), None))), [2, 5, 6]);
+        assert_eq!(takes(Some(&status(Some(5), Some((1, future))))), [1, 5, 6]);
+        assert_eq!(takes(Some(&status(Some(8), None))), [5, 6, 8]);
+        // It was told one issued elsewhere: of the derived ones none but those of the spec, and that before it.
+        assert_eq!(takes(Some(&status(None, Some((3, future))))), [3, 5, 6]);
     }
 }

@@ -188,7 +188,8 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(server::serve(
         admin_listener,
-        admin::router(registry, readiness(&state), refresh(&state)),
+        // What is stuck in a bridge ends it: see `Parts`.
+        admin::router(registry, Arc::new(|| None), readiness(&state), refresh(&state)),
         Bounds {
             connections: 64,
             ..bounds

@@ -7,5 +7,5 @@ mod secret;
 pub use self::{
     backoff::WatchBackoff,
     client::{ClientError, client, error_class},
-    secret::{SecretProblem, credentials, get, issued_key},
+    secret::{SecretProblem, client_id, credentials, get, is_spaced, issued_key},
 };

@@ -88,6 +88,14 @@ pub fn credentials(
     })
 }
 
+/// The id alone of the Kernel client that a Secret holds.
+///
+/// # Errors
+/// As [`credentials`].
+pub fn client_id(secret: &Secret, reference: &CredentialsRef) -> Result<SecretString, SecretProblem> {
+    value(allowed(Some(secret), &reference.name)?, reference.id_key())
+}
+
 /// The API key, issued elsewhere, that a Secret holds.
 ///
 /// # Errors
@@ -112,6 +120,12 @@ fn allowed<'a>(secret: Option<&'a Secret>, name: &str) -> Result<&'a Secret, Sec
             name: name.to_owned(),
         })
     }
+}
+
+/// Whether a value has white space around it, which is not taken as a part of it.
+pub fn is_spaced(secret: &Secret, key: &str) -> bool {
+    let value = secret.data.as_ref().and_then(|data| data.get(key));
+    value.is_some_and(|value| value.0.trim_ascii().len() != value.0.len())
 }
 
 /// A value, without the white space around it that editors and `echo` leave.

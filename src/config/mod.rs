@@ -7,6 +7,7 @@
 
 mod check;
 mod credential;
+pub mod follow;
 mod strict;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
@@ -118,8 +119,7 @@ pub struct Registration {
     pub per_second: u32,
     /// Calls at once. Default 4.
     pub concurrent: u32,
-    /// Whether Kernel holds one webhook per OAuth client, so that two channels must not share one. Default true;
-    /// not judged yet.
+    /// Whether Kernel holds one webhook per OAuth client, so that two channels must not share one. Default true.
     pub one_webhook_per_client: bool,
 }
 

@@ -1,47 +1,82 @@
-//! What all reconciliations share: clients, configuration, keys, and what is remembered of each channel.
+//! What all reconciliations share: clients, configuration, keys, gates, and which channels there are.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use jiff::Timestamp;
+use arc_swap::ArcSwap;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, ResourceExt,
     runtime::{
-        events::{Recorder, Reporter},
+        events::{Event, EventType, Recorder, Reporter},
         reflector::{ObjectRef, Store},
     },
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::Instant,
+};
 
-use super::limit::Limiter;
+use super::{
+    gate::{Gate, Side, Wake},
+    lease::Leadership,
+    memory::Memories,
+    roster::{Entry, ObjectKey, Roster},
+    status,
+};
 use crate::{
-    api::{ChannelId, Claim, WhatsAppChannel, WhatsAppChannelStatus, conditions::Reason},
-    config::Installation,
-    kernel,
+    api::{ChannelId, Claim, WebhookMode, WhatsAppChannel, conditions::Reason},
+    cluster,
+    config::{Environment, Installation},
+    kernel::{self, KernelError},
     keys::Keys,
     telemetry::ControllerMetrics,
 };
 
+/// How long a pass waits for every scope's list: one that can't be listed must not stop the others for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The name of the leader's Lease.
+pub(super) const LEASE: &str = "aura-whatsapp-operator-controller";
+
 /// Shared by all reconciliations.
 pub(super) struct Context {
     pub client: Client,
-    pub installation: Installation,
-    pub keys: Keys,
+    pub keys: ArcSwap<Keys>,
     pub kernel: kernel::Client,
     pub recorder: Recorder,
     pub metrics: ControllerMetrics,
-    limiters: HashMap<String, Limiter>,
-    memory: Mutex<HashMap<String, Memory>>,
-    /// The resources of each watched scope, and how to have one of them reconciled. Set once, at start.
-    pub scopes: OnceLock<Vec<Scope>>,
+    pub leadership: Leadership,
+    /// What events that concern the whole installation are about.
+    about: ObjectReference,
+    pub memories: Memories,
+    setup: ArcSwap<Setup>,
+    roster: Mutex<Roster>,
+    waker: Arc<Waker>,
+    /// How many of the scopes' lists (of channels and of Secrets) are still missing.
+    unlisted: watch::Sender<usize>,
+    /// Whether the Kernel clients of the channels that were there at the start are known.
+    clients_known: watch::Sender<bool>,
+    /// Told when a gate's next probe may be at another time.
+    pub ticks: Arc<Notify>,
     start: Instant,
 }
 
-/// How long a pass waits for every scope's list: one that can't be listed must not stop the others for ever.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The configuration, with what is made from it.
+pub(super) struct Setup {
+    pub installation: Installation,
+    environments: HashMap<String, (Arc<Gate>, u64)>,
+}
+
+/// Has channels reconciled.
+#[derive(Default)]
+struct Waker {
+    /// The watched scopes; set once, at start.
+    scopes: OnceLock<Vec<Scope>>,
+}
 
 /// One watched scope: a namespace, or the whole cluster.
 pub(super) struct Scope {
@@ -51,25 +86,79 @@ pub(super) struct Scope {
     pub wake: mpsc::UnboundedSender<ObjectRef<WhatsAppChannel>>,
 }
 
-/// What a verification was made for: if any of it changes, Kernel is looked at again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint {
-    pub generation: i64,
-    pub secret_version: Option<String>,
-    pub key_id: String,
+impl Waker {
+    fn wake(&self, key: &ObjectKey) {
+        let mut scopes = self.scopes.get().into_iter().flatten();
+        let scope = scopes.find(|scope| {
+            scope
+                .namespace
+                .as_ref()
+                .is_none_or(|namespace| *namespace == key.namespace)
+        });
+        if let Some(scope) = scope {
+            let _ = scope.wake.send(ObjectRef::new(&key.name).within(&key.namespace));
+        }
+    }
 }
 
-/// What is remembered of one channel while this process runs.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Memory {
-    /// What the webhook was last found or set right for, and when the next look is due.
-    pub verified: Option<(Fingerprint, Instant)>,
-    /// Looks that failed in a row since then.
-    pub misses: u32,
-    /// The status that was written last, and the resourceVersion that it made.
-    pub written: Option<(u64, WhatsAppChannelStatus)>,
-    /// What the failures in a row were for, and how many there were.
-    pub failures: Option<(Fingerprint, u32)>,
+impl Setup {
+    /// Takes a configuration. The gates of environments that were there before stay, with what is under way.
+    fn new(
+        installation: Installation,
+        before: Option<&Self>,
+        memories: &Memories,
+        wake: &Wake,
+        ticks: &Arc<Notify>,
+    ) -> Self {
+        let environments = installation
+            .environments
+            .iter()
+            .map(|(name, environment)| {
+                let limits = &environment.registration;
+                let gate = match before.and_then(|before| before.environments.get(name)) {
+                    Some((gate, _)) => {
+                        gate.set(limits);
+                        gate.clone()
+                    }
+                    None => Arc::new(Gate::new(limits, wake.clone(), ticks.clone())),
+                };
+                // Whatever of it changes, its channels are looked at: no part is worth telling from another.
+                let mark = memories.hash(format!("{environment:?}"));
+                (name.clone(), (gate, mark))
+            })
+            .collect();
+        Self {
+            installation,
+            environments,
+        }
+    }
+
+    /// An environment that is configured.
+    pub fn environment(&self, name: &str) -> Option<&Environment> {
+        self.installation.environments.get(name)
+    }
+
+    /// The gate of an environment that is configured.
+    pub fn gate(&self, name: &str) -> Option<&Arc<Gate>> {
+        Some(&self.environments.get(name)?.0)
+    }
+
+    /// A hash of an environment's configuration; 0 where there is none.
+    pub fn mark(&self, name: &str) -> u64 {
+        self.environments.get(name).map_or(0, |(_, mark)| *mark)
+    }
+
+    /// All gates.
+    pub fn gates(&self) -> impl Iterator<Item = (&str, &Arc<Gate>)> {
+        self.environments
+            .iter()
+            .map(|(name, (gate, _))| (name.as_str(), gate))
+    }
+
+    fn allows(&self, entry: &Entry) -> bool {
+        self.environment(&entry.environment)
+            .is_some_and(|environment| environment.allows(&entry.key.namespace))
+    }
 }
 
 impl Context {
@@ -79,151 +168,347 @@ impl Context {
         keys: Keys,
         kernel: kernel::Client,
         metrics: ControllerMetrics,
+        leadership: Leadership,
+        release_namespace: String,
     ) -> Self {
         let reporter = Reporter {
             controller: "aura-whatsapp-operator".into(),
             instance: std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()),
         };
-        let limiters = installation
-            .environments
-            .iter()
-            .map(|(name, environment)| (name.clone(), Limiter::new(&environment.registration)))
-            .collect();
+        let (waker, ticks, memories) = (
+            Arc::<Waker>::default(),
+            Arc::<Notify>::default(),
+            Memories::default(),
+        );
+        let setup = Setup::new(installation, None, &memories, &wake_by(&waker), &ticks);
         Self {
             recorder: Recorder::new(client.clone(), reporter),
             client,
-            installation,
-            keys,
+            keys: ArcSwap::from_pointee(keys),
             kernel,
             metrics,
-            limiters,
-            memory: Mutex::default(),
-            scopes: OnceLock::new(),
+            leadership,
+            about: ObjectReference {
+                api_version: Some("coordination.k8s.io/v1".into()),
+                kind: Some("Lease".into()),
+                name: Some(LEASE.into()),
+                namespace: Some(release_namespace),
+                ..ObjectReference::default()
+            },
+            memories,
+            setup: ArcSwap::from_pointee(setup),
+            roster: Mutex::default(),
+            waker,
+            unlisted: watch::Sender::new(usize::MAX),
+            clients_known: watch::Sender::new(false),
+            ticks,
             start: Instant::now(),
         }
     }
 
-    /// The limiter of an environment that is configured.
-    pub fn limiter(&self, environment: &str) -> Option<&Limiter> {
-        self.limiters.get(environment)
+    /// The configuration in force.
+    pub fn setup(&self) -> Arc<Setup> {
+        self.setup.load_full()
     }
 
-    pub fn memory(&self, uid: &str) -> Memory {
-        self.memory
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(uid)
-            .cloned()
-            .unwrap_or_default()
+    /// Puts another configuration in force, and has every channel looked at whose environment is another now.
+    pub fn reconfigure(&self, installation: Installation) {
+        let before = self.setup();
+        let now = Setup::new(
+            installation,
+            Some(&before),
+            &self.memories,
+            &wake_by(&self.waker),
+            &self.ticks,
+        );
+        self.setup.store(Arc::new(now));
+        let setup = self.setup();
+        for scope in self.scopes() {
+            for channel in scope.store.state() {
+                // The Secrets that a channel depends on are told by its environment, too.
+                self.roster().upsert(&channel, also(&setup, &channel));
+            }
+        }
+        let changed: Vec<_> = self
+            .roster()
+            .channels(None)
+            .filter(|entry| before.mark(&entry.environment) != setup.mark(&entry.environment))
+            .map(|entry| entry.key.clone())
+            .collect();
+        changed.iter().for_each(|key| self.wake(key));
     }
 
-    pub fn remember(&self, uid: &str, memory: Memory) {
-        self.memory
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(uid.to_owned(), memory);
+    /// The roster.
+    pub fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn forget(&self, uid: &str) {
-        self.memory
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(uid);
+    /// Sets the scopes, before anything is reconciled. Each has two lists to wait for.
+    pub fn set_scopes(&self, scopes: Vec<Scope>) {
+        self.unlisted.send_replace(scopes.len() * 2);
+        let _ = self.waker.scopes.set(scopes);
     }
 
-    fn channels(&self) -> impl Iterator<Item = Arc<WhatsAppChannel>> {
-        self.scopes
-            .get()
-            .into_iter()
-            .flatten()
-            .flat_map(|scope| scope.store.state())
+    /// The scopes.
+    pub fn scopes(&self) -> impl Iterator<Item = &Scope> {
+        self.waker.scopes.get().into_iter().flatten()
+    }
+
+    /// One of the lists was seen for the first time.
+    pub fn listed(&self) {
+        self.unlisted
+            .send_modify(|missing| *missing = missing.saturating_sub(1));
+    }
+
+    /// Waits until every scope was listed once, at most until the patience is over: who holds a channel can be told
+    /// only then.
+    pub async fn wait_listed(&self) {
+        let mut unlisted = self.unlisted.subscribe();
+        let _ =
+            tokio::time::timeout_at(self.start + PATIENCE, unlisted.wait_for(|missing| *missing == 0)).await;
+    }
+
+    /// The Kernel clients of the channels that were there at the start are known.
+    pub fn clients_known(&self) {
+        self.clients_known.send_replace(true);
+    }
+
+    /// Waits until they are, at most until the patience is over.
+    pub async fn wait_clients_known(&self) {
+        let mut known = self.clients_known.subscribe();
+        let _ = tokio::time::timeout_at(self.start + PATIENCE, known.wait_for(|known| *known)).await;
+    }
+
+    /// Has a channel reconciled now.
+    pub fn wake(&self, key: &ObjectKey) {
+        self.waker.wake(key);
+    }
+
+    /// Has every channel reconciled now.
+    pub fn wake_all(&self) {
+        let all: Vec<_> = self
+            .roster()
+            .channels(None)
+            .map(|entry| entry.key.clone())
+            .collect();
+        all.iter().for_each(|key| self.wake(key));
+    }
+
+    /// A channel is there, or is another than before.
+    pub fn seen(&self, channel: &WhatsAppChannel) {
+        let setup = self.setup();
+        self.roster().upsert(channel, also(&setup, channel));
+        if let (Some(uid), Some(version)) = (channel.uid(), channel.resource_version())
+            && let Ok(version) = version.parse()
+        {
+            self.memories.caught_up(&uid, version);
+        }
+    }
+
+    /// A channel is gone: nothing is remembered of it, and another one that claims what it held may hold it now.
+    pub fn gone(&self, key: &ObjectKey) {
+        let mut roster = self.roster();
+        let sharing: Vec<_> = roster.sharing(key).map(|entry| entry.key.clone()).collect();
+        let Some(entry) = roster.remove(key) else {
+            return;
+        };
+        let rivals: Vec<_> = roster
+            .rivals(key, entry.channel)
+            .map(|entry| entry.key.clone())
+            .collect();
+        drop(roster);
+        self.memories.forget(&entry.uid);
+        if let Some(gate) = self.setup().gate(&entry.environment) {
+            gate.forget(key);
+        }
+        rivals.iter().chain(&sharing).for_each(|key| self.wake(key));
+    }
+
+    /// The channels of a scope were listed anew: those that are known and no longer there are gone, and whoever waits
+    /// for a channel looks again.
+    pub fn listed_anew(&self, namespace: Option<&str>, store: &Store<WhatsAppChannel>) {
+        let known: Vec<_> = self
+            .roster()
+            .channels(namespace)
+            .map(|entry| entry.key.clone())
+            .collect();
+        for key in known {
+            if store
+                .get(&ObjectRef::new(&key.name).within(&key.namespace))
+                .is_none()
+            {
+                self.gone(&key);
+            }
+        }
+        let waits = [Reason::ChannelConflict.as_str(), Reason::ClientShared.as_str()];
+        for channel in store.state() {
+            let ready = channel.status.as_ref().and_then(status::ready);
+            if ready.is_some_and(|ready| waits.contains(&ready.reason.as_str()))
+                && let Some(key) = ObjectKey::of(&*channel)
+            {
+                self.wake(&key);
+            }
+        }
     }
 
     /// The resource that holds this one's channel instead of it: see [`Claim`]. One that is being deleted, or whose
     /// environment is not for its namespace, claims nothing.
-    pub fn holder(&self, channel: &WhatsAppChannel, id: ChannelId) -> Option<Claim> {
-        let own = claim(channel)?;
-        self.rivals(channel, id)
-            .filter_map(|rival| claim(&rival))
-            .filter(|rival| *rival < own)
-            .min()
+    pub fn holder(&self, key: &ObjectKey, id: ChannelId) -> Option<Claim> {
+        let (setup, roster) = (self.setup(), self.roster());
+        let own = roster.get(key)?.claim();
+        oldest(roster.rivals(key, id).filter(|rival| setup.allows(rival)), &own)
+    }
+
+    /// The older resource whose Secret holds the same Kernel client, where Kernel keeps one webhook per client.
+    pub fn client_holder(&self, key: &ObjectKey) -> Option<Claim> {
+        let (setup, roster) = (self.setup(), self.roster());
+        let entry = roster.get(key)?;
+        let one_each = setup
+            .environment(&entry.environment)?
+            .registration
+            .one_webhook_per_client;
+        let own = entry.claim();
+        let sharing = roster
+            .sharing(key)
+            // Two that claim one channel are told so: whose client it is, is another matter.
+            .filter(|other| one_each && other.channel != entry.channel && setup.allows(other));
+        oldest(sharing, &own)
+    }
+
+    /// Notes a channel's Kernel client. Who shared the one before, or shares this one, looks again.
+    pub fn uses_client(&self, key: &ObjectKey, client: u64) {
+        let mut roster = self.roster();
+        let Some(environment) = roster.get(key).map(|entry| entry.environment.clone()) else {
+            return;
+        };
+        let known: Vec<_> = roster.sharing(key).map(|entry| entry.key.clone()).collect();
+        let before = roster.set_client(key, client);
+        let mut concerned: Vec<_> = match before {
+            Some(before) => roster
+                .using(&environment, before, key)
+                .map(|entry| entry.key.clone())
+                .collect(),
+            None => Vec::new(),
+        };
+        // One that is younger may have been registered before this one was known of.
+        concerned.extend(
+            roster
+                .sharing(key)
+                .map(|entry| entry.key.clone())
+                .filter(|other| !known.contains(other)),
+        );
+        drop(roster);
+        concerned.iter().for_each(|key| self.wake(key));
     }
 
     /// Whether another live resource claims this one's channel.
-    pub fn has_rival(&self, channel: &WhatsAppChannel, id: ChannelId) -> bool {
-        self.rivals(channel, id).next().is_some()
-    }
-
-    /// Waits until every scope was listed once, at most until the patience is over.
-    pub async fn wait_listed(&self) {
-        let listed = async {
-            for scope in self.scopes.get().into_iter().flatten() {
-                let _ = scope.store.wait_until_ready().await;
-            }
-        };
-        let _ = tokio::time::timeout_at(self.start + PATIENCE, listed).await;
-    }
-
-    /// A resource is gone: nothing is remembered of it, and another one that claims its channel may hold it now.
-    pub fn gone(&self, channel: &WhatsAppChannel) {
-        self.forget(&channel.uid().unwrap_or_default());
-        if let Ok(id) = channel.spec.channel_id.parse() {
-            self.wake_rivals(channel, id);
-        }
-    }
-
-    /// After a list was made anew deletions may have been missed: whoever waits for a channel looks again.
-    pub fn listed_anew(&self) {
-        for channel in self.channels() {
-            let ready = channel.status.as_ref().and_then(super::status::ready);
-            if ready.is_some_and(|ready| ready.reason == Reason::ChannelConflict.as_str()) {
-                self.wake(&channel);
-            }
-        }
+    pub fn has_rival(&self, key: &ObjectKey, id: ChannelId) -> bool {
+        let (setup, roster) = (self.setup(), self.roster());
+        roster.rivals(key, id).any(|rival| setup.allows(rival))
     }
 
     /// Has every other resource that claims this channel reconciled: one of them may hold it now, or may have been
     /// registered before this one was known of.
-    pub fn wake_rivals(&self, channel: &WhatsAppChannel, id: ChannelId) {
-        self.rivals(channel, id).for_each(|rival| self.wake(&rival));
+    pub fn wake_rivals(&self, key: &ObjectKey, id: ChannelId) {
+        let rivals: Vec<_> = self
+            .roster()
+            .rivals(key, id)
+            .map(|entry| entry.key.clone())
+            .collect();
+        rivals.iter().for_each(|key| self.wake(key));
     }
+}
 
-    fn wake(&self, channel: &WhatsAppChannel) {
-        let namespace = channel.namespace();
-        let mut scopes = self.scopes.get().into_iter().flatten();
-        if let Some(scope) = scopes.find(|scope| scope.namespace.is_none() || scope.namespace == namespace) {
-            let _ = scope.wake.send(ObjectRef::from_obj(channel));
+impl Context {
+    /// Publishes an event about the installation as a whole; that it could not be is only logged.
+    async fn tell(&self, type_: EventType, reason: &str, note: &str) {
+        if self.leadership.until().is_none() {
+            return;
+        }
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            // The API server takes 1,024 bytes.
+            note: Some(note[..note.floor_char_boundary(1000)].to_owned()),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &self.about).await {
+            tracing::warn!(
+                error = cluster::error_class(&error),
+                reason,
+                "can't publish an event"
+            );
         }
     }
 
-    fn rivals(&self, channel: &WhatsAppChannel, id: ChannelId) -> impl Iterator<Item = Arc<WhatsAppChannel>> {
-        let own = channel.uid();
-        self.channels().filter(move |other| {
-            other.uid() != own
-                && other.metadata.deletion_timestamp.is_none()
-                && other.spec.channel_id.parse() == Ok(id)
-                && self
-                    .installation
-                    .environments
-                    .get(&other.spec.environment)
-                    .is_some_and(|environment| {
-                        other
-                            .namespace()
-                            .is_some_and(|namespace| environment.allows(&namespace))
-                    })
-        })
+    /// The configuration's file can't be used.
+    pub async fn config_refused(&self, why: &str) {
+        let note = format!("the configuration can't be used; the last good one stays in force: {why}");
+        self.tell(EventType::Warning, "ConfigurationRefused", &note).await;
+    }
+
+    /// Calls to a server of an environment get through no longer (with the error), or again.
+    pub fn environment_changed(
+        self: &Arc<Self>,
+        environment: &str,
+        side: Side,
+        outage: Option<&KernelError>,
+    ) {
+        let server = match side {
+            Side::Auth => "auth server",
+            Side::Api => "API",
+        };
+        let (kind, reason, note) = match outage {
+            Some(error) => (
+                EventType::Warning,
+                "EnvironmentUnavailable",
+                format!(
+                    "environment {environment}: nobody's calls to Kernel's {server} get through ({error}); verified \
+                     channels stay Ready, one channel at a time tries again"
+                ),
+            ),
+            None => (
+                EventType::Normal,
+                "EnvironmentAvailable",
+                format!("environment {environment}: calls to Kernel's {server} get through again"),
+            ),
+        };
+        if outage.is_some() {
+            tracing::warn!(environment, server, "{note}");
+        } else {
+            tracing::info!(environment, server, "{note}");
+        }
+        let context = self.clone();
+        tokio::spawn(async move { context.tell(kind, reason, &note).await });
     }
 }
 
-fn claim(channel: &WhatsAppChannel) -> Option<Claim> {
-    Some(Claim {
-        created: channel.creation_timestamp()?.0.as_second(),
-        namespace: channel.namespace()?,
-        name: channel.name_any(),
-    })
+fn oldest<'a>(others: impl Iterator<Item = &'a Entry>, own: &Claim) -> Option<Claim> {
+    others.map(Entry::claim).filter(|other| other < own).min()
 }
 
-/// The wall clock, as a time since 1970.
-pub(super) fn since_epoch(now: Timestamp) -> Duration {
-    Duration::try_from(now.as_duration()).unwrap_or_default()
+fn wake_by(waker: &Arc<Waker>) -> Wake {
+    let waker = waker.clone();
+    Arc::new(move |key| waker.wake(key))
+}
+
+/// The Secret that a channel depends on by its environment's configuration: that of the callback of the system before.
+fn also<'a>(setup: &'a Setup, channel: &WhatsAppChannel) -> Option<&'a str> {
+    let environment = setup.environment(&channel.spec.environment)?;
+    let mode = channel
+        .spec
+        .webhook
+        .as_ref()
+        .and_then(|webhook| webhook.mode)
+        .or(environment.channel_defaults.webhook.mode);
+    if mode != Some(WebhookMode::Legacy) {
+        return None;
+    }
+    let reference = environment
+        .legacy_callback
+        .as_ref()?
+        .api_key_secret_ref
+        .as_ref()?;
+    Some(&reference.name)
 }

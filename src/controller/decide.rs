@@ -3,16 +3,26 @@
 
 use std::time::Duration;
 
-use super::webhook::Held;
+use jiff::Timestamp;
+
+use super::{
+    contest::{self, Ruling},
+    webhook::Held,
+};
 use crate::{
-    api::{Effective, Existing, OnDelete, WebhookMode, conditions::Reason},
+    api::{Effective, Existing, OnDelete, TakenOver, WebhookMode, conditions::Reason},
     cluster::SecretProblem,
     kernel::KernelError,
 };
 
 /// Everything known about a channel so far. What is `None` has not been looked at.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an observation of its own")]
 pub(super) struct Observed<'a> {
+    /// This process holds the leader's claim.
+    pub leading: bool,
+    pub now: Timestamp,
+    pub generation: i64,
     pub environment_name: &'a str,
     pub environment: EnvironmentView,
     /// What holds for the channel (with no environment: the built-in defaults).
@@ -22,6 +32,8 @@ pub(super) struct Observed<'a> {
     pub holder: Option<String>,
     pub secret_name: &'a str,
     pub secret: Option<Result<(), SecretProblem>>,
+    /// The older resource, told as [`Observed::holder`] is, whose Secret holds the same Kernel client.
+    pub client_holder: Option<String>,
     /// The webhook was verified for just this spec, Secret and key, and the next look is not due.
     pub fresh: bool,
     /// It was registered for just this spec, Secret and key before, whenever that was.
@@ -30,9 +42,29 @@ pub(super) struct Observed<'a> {
     pub misses: u32,
     /// The message of the Ready condition before this pass.
     pub message_before: Option<&'a str>,
+    /// The callback of the system before was registered by us.
+    pub was_legacy: bool,
+    /// How often another party's webhook was replaced.
+    pub taken_over: Option<&'a TakenOver>,
+    /// It was left to the other side for this generation, and nobody has asked for another look.
+    pub contested: bool,
+    /// Whether the bridge knows the key that Kernel would be told.
+    pub announced: Announced,
     pub token: Option<Result<(), KernelError>>,
     pub held: Option<Result<Held, KernelError>>,
     pub set: Option<Result<(), KernelError>>,
+}
+
+/// Whether the bridge can know the key that Kernel would be told. A derived key proves itself; one issued elsewhere,
+/// or a jump of the generation, the bridge must have heard of first, or it would refuse Kernel's calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Announced {
+    /// It knows it.
+    Known,
+    /// It must be told, by way of the resource.
+    New,
+    /// It was told a moment ago.
+    JustNow { left: Duration },
 }
 
 /// What is known of the channel's environment.
@@ -42,6 +74,7 @@ pub(super) enum EnvironmentView {
     NotAllowed,
     Held {
         reason: String,
+        left: Duration,
     },
     /// Mode Legacy is asked for, and the environment has no callback for it.
     NoLegacyCallback,
@@ -51,9 +84,15 @@ pub(super) enum EnvironmentView {
 /// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// Another process leads: nothing is done.
+    StandBy,
     ReadSecret,
     FetchToken,
     ReadWebhook,
+    /// Let the bridge know of the key, by way of the resource.
+    Announce,
+    /// Come back after this time; the status stays as it is.
+    ComeBack(Duration),
     SetWebhook,
     Done(Verdict),
 }
@@ -67,6 +106,8 @@ pub(super) struct Verdict {
     pub verified: Verified,
     /// Kernel took a registration in this pass.
     pub registered_now: bool,
+    /// That registration replaced what another party had set.
+    pub took_over: bool,
     /// Kernel took the credentials in this pass.
     pub authenticated: bool,
     pub next: Next,
@@ -102,19 +143,34 @@ pub(super) enum Next {
 
 /// Looks that may fail in a row before `WebhookVerified` becomes Unknown.
 const MISSES: u32 = 3;
+/// The longest wait for the end of a hold: it may be shortened.
+const HOLD_AGAIN: Duration = Duration::from_secs(600);
 
 /// The next step for a channel that is not being deleted.
 pub(super) fn decide(seen: &Observed<'_>) -> Step {
+    if !seen.leading {
+        return Step::StandBy;
+    }
     if let Some(verdict) = not_accepted(seen) {
         return Step::Done(verdict);
+    }
+    if seen.fresh {
+        return Step::Done(fine(seen, Verified::AsBefore, false));
     }
     match &seen.secret {
         None => return Step::ReadSecret,
         Some(Err(problem)) => return Step::Done(stop(problem.reason(), problem.to_string())),
         Some(Ok(())) => {}
     }
-    if seen.fresh {
-        return Step::Done(fine(seen, Verified::AsBefore, false));
+    if let Some(holder) = &seen.client_holder {
+        return Step::Done(stop(
+            Reason::ClientShared,
+            format!(
+                "Secret {:?} holds the same Kernel client as that of the older resource {holder}, and Kernel keeps one \
+                 webhook per client; give each number a client of its own",
+                seen.secret_name
+            ),
+        ));
     }
     match &seen.token {
         None => return Step::FetchToken,
@@ -129,37 +185,87 @@ pub(super) fn decide(seen: &Observed<'_>) -> Step {
     if seen.effective.mode == WebhookMode::Observe {
         return Step::Done(observed(held));
     }
-    let must_set = match held {
-        Held::Current { key_seen } => !key_seen && !seen.registered,
-        // What can't be looked at is set whenever a look is due: on change, on request, and once a day.
-        Held::Outdated | Held::Empty | Held::Unsupported => true,
-        Held::Foreign { host } => {
-            if seen.effective.existing == Existing::Refuse {
-                let refused = stop(
-                    Reason::WebhookForeign,
-                    format!(
-                        "Kernel calls another webhook for this number, at {host}; to take it over, set \
-                         spec.webhook.existing to TakeOver"
-                    ),
-                );
-                return Step::Done(Verdict {
-                    authenticated: true,
-                    ..refused
-                });
-            }
-            true
-        }
-    };
     let verified = if *held == Held::Unsupported {
         Verified::Unsupported
     } else {
         Verified::Yes
     };
-    match (&seen.set, must_set) {
-        (None, true) => Step::SetWebhook,
-        (Some(Err(error)), _) => Step::Done(failed(seen, error)),
-        (Some(Ok(())), _) => Step::Done(fine(seen, verified, true)),
-        (None, false) => Step::Done(fine(seen, verified, false)),
+    let what = match ruling(seen, held) {
+        Ok(what) => what,
+        Err(verdict) => return Step::Done(verdict),
+    };
+    match &seen.set {
+        None if what == Set::Nothing => Step::Done(fine(seen, verified, false)),
+        None => match seen.announced {
+            Announced::Known => Step::SetWebhook,
+            Announced::New => Step::Announce,
+            Announced::JustNow { left } => Step::ComeBack(left),
+        },
+        Some(Ok(())) => Step::Done(Verdict {
+            took_over: what == Set::Replace,
+            ..fine(seen, verified, true)
+        }),
+        Some(Err(error)) => Step::Done(failed(seen, error)),
+    }
+}
+
+/// What is to be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Set {
+    Nothing,
+    /// Ours, where nobody minds.
+    Ours,
+    /// Ours, in place of what another party has set.
+    Replace,
+}
+
+/// What is done about the webhook that Kernel holds, or why nothing is.
+fn ruling(seen: &Observed<'_>, held: &Held) -> Result<Set, Verdict> {
+    let rival = match held {
+        Held::Current { key_seen } => {
+            return Ok(if *key_seen || seen.registered {
+                Set::Nothing
+            } else {
+                Set::Ours
+            });
+        }
+        // What can't be looked at is set whenever a look is due: on change, on request, and once a day.
+        Held::Unsupported => return Ok(Set::Ours),
+        Held::Outdated | Held::Empty if !seen.registered => return Ok(Set::Ours),
+        Held::Legacy { .. } if seen.was_legacy => return Ok(Set::Ours),
+        // We had set just this and it is another now: somebody else sets it too, an installation with another key, say.
+        Held::Outdated => "the same address with another key".to_owned(),
+        Held::Empty => "none".to_owned(),
+        Held::Foreign { host } | Held::Legacy { host } => {
+            if seen.effective.existing == Existing::Refuse {
+                return Err(left_alone(
+                    Reason::WebhookForeign,
+                    format!(
+                        "Kernel calls another webhook for this number, at {host}; to take it over, set \
+                         spec.webhook.existing to TakeOver"
+                    ),
+                ));
+            }
+            host.clone()
+        }
+    };
+    if seen.contested || contest::rule(seen.taken_over, seen.generation, seen.now) == Ruling::Contested {
+        return Err(left_alone(
+            Reason::WebhookContested,
+            format!(
+                "somebody keeps changing this number's webhook (Kernel holds {rival} now) and it is left as it is; \
+                 find out who, then change the spec or ask for a look with the annotation {}",
+                crate::api::REQUESTED_AT
+            ),
+        ));
+    }
+    Ok(Set::Replace)
+}
+
+fn left_alone(reason: Reason, message: String) -> Verdict {
+    Verdict {
+        authenticated: true,
+        ..stop(reason, message)
     }
 }
 
@@ -181,14 +287,7 @@ fn not_accepted(seen: &Observed<'_>) -> Option<Verdict> {
             Reason::EnvironmentNotAllowed,
             format!("environment {name:?} has no legacyCallback, which webhook mode Legacy needs"),
         )),
-        EnvironmentView::Held { reason } => Some(Verdict {
-            next: Next::In(Duration::from_secs(60)),
-            ..stop(
-                Reason::EnvironmentHeld,
-                format!("environment {name:?} is on hold: {reason}"),
-            )
-        }),
-        EnvironmentView::Usable => None,
+        EnvironmentView::Held { .. } | EnvironmentView::Usable => None,
     }
     .or_else(|| {
         seen.holder.as_ref().map(|holder| {
@@ -196,6 +295,27 @@ fn not_accepted(seen: &Observed<'_>) -> Option<Verdict> {
                 Reason::ChannelConflict,
                 format!("this channelId is held by the older resource {holder}; delete one of the two"),
             )
+        })
+    })
+    .or_else(|| {
+        let EnvironmentView::Held { reason, left } = &seen.environment else {
+            return None;
+        };
+        let next = Next::In((*left).min(HOLD_AGAIN));
+        // What is registered stays so: a hold stops changes, and turns nobody red.
+        Some(if seen.registered {
+            Verdict {
+                next,
+                ..fine(seen, Verified::AsBefore, false)
+            }
+        } else {
+            Verdict {
+                next,
+                ..stop(
+                    Reason::EnvironmentHeld,
+                    format!("environment {name:?} is on hold: {reason}"),
+                )
+            }
         })
     })
 }
@@ -221,6 +341,7 @@ fn fine(seen: &Observed<'_>, verified: Verified, registered_now: bool) -> Verdic
         message: message.to_owned(),
         verified,
         registered_now,
+        took_over: false,
         authenticated,
         next: Next::AtMoment,
     }
@@ -241,6 +362,12 @@ fn observed(held: &Held) -> Verdict {
             Verified::No,
             format!("the webhook at {host} would be replaced, if existing is TakeOver"),
         ),
+        Held::Legacy { host } => (
+            Verified::No,
+            format!(
+                "the webhook of the system before, at {host}, would be replaced, if existing is TakeOver"
+            ),
+        ),
         Held::Unsupported => (
             Verified::Unsupported,
             "Kernel can't be read back, a webhook would be registered".to_owned(),
@@ -251,6 +378,7 @@ fn observed(held: &Held) -> Verdict {
         message: format!("{OBSERVE}; {what}"),
         verified,
         registered_now: false,
+        took_over: false,
         authenticated: true,
         next: Next::AtMoment,
     }
@@ -268,6 +396,7 @@ fn stop(reason: Reason, message: String) -> Verdict {
         message,
         verified: Verified::No,
         registered_now: false,
+        took_over: false,
         authenticated: false,
         next,
     }
@@ -316,6 +445,8 @@ fn failed(seen: &Observed<'_>, error: &KernelError) -> Verdict {
 /// The next step for a channel that is being deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CleanupStep {
+    /// Another process leads: nothing is done.
+    StandBy,
     ReadSecret,
     FetchToken,
     ReadWebhook,
@@ -330,11 +461,33 @@ pub(super) enum CleanupStep {
     },
 }
 
-/// How long a deletion waits for Kernel before it goes on without it.
+/// How long a deletion tries in vain before it goes on without Kernel, counted from the first failure: that a turn is
+/// long in coming, when hundreds are deleted at once, is none.
 pub(super) const CLEANUP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a deletion may take in all, whatever the reason.
+pub(super) const CLEANUP_END: Duration = Duration::from_secs(3600);
 
-/// The next step for a channel that has been waiting for its deletion for `age`. It always ends (Law 9).
-pub(super) fn decide_cleanup(seen: &Observed<'_>, claimed_by_another: bool, age: Duration) -> CleanupStep {
+/// How long a deletion has been under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Age {
+    /// Since it was asked for.
+    pub all: Duration,
+    /// Since it first failed.
+    pub failing: Duration,
+}
+
+impl Age {
+    /// Whether there is time for another try.
+    pub fn has_time(self) -> bool {
+        self.failing < CLEANUP_PATIENCE && self.all < CLEANUP_END
+    }
+}
+
+/// The next step for a channel that is being deleted. It always ends (Law 9).
+pub(super) fn decide_cleanup(seen: &Observed<'_>, claimed_by_another: bool, age: Age) -> CleanupStep {
+    if !seen.leading {
+        return CleanupStep::StandBy;
+    }
     let skip = |why: String| CleanupStep::Release { skipped: Some(why) };
     // Keep, a hand-over, or a webhook that is not ours to touch: nothing to do.
     let ours = seen.effective.on_delete == OnDelete::Clear && seen.effective.mode == WebhookMode::Manage;
@@ -343,14 +496,14 @@ pub(super) fn decide_cleanup(seen: &Observed<'_>, claimed_by_another: bool, age:
     }
     match &seen.environment {
         EnvironmentView::Usable => {}
-        EnvironmentView::Held { reason } => return skip(format!("its environment is on hold: {reason}")),
+        EnvironmentView::Held { reason, .. } => return skip(format!("its environment is on hold: {reason}")),
         EnvironmentView::Unknown => return skip("its environment is not in the configuration".to_owned()),
         EnvironmentView::NotAllowed | EnvironmentView::NoLegacyCallback => {
             return skip("its environment is not for this namespace".to_owned());
         }
     }
     let failed = |error: &KernelError| {
-        if error.is_transient() && age < CLEANUP_PATIENCE {
+        if error.is_transient() && age.has_time() {
             CleanupStep::Wait {
                 after: error.retry_after(),
             }
@@ -373,7 +526,9 @@ pub(super) fn decide_cleanup(seen: &Observed<'_>, claimed_by_another: bool, age:
         Some(Err(error)) => return failed(error),
         // What can't be read back was set by us, as far as we know.
         Some(Ok(Held::Unsupported)) if !seen.registered => return CleanupStep::Release { skipped: None },
-        Some(Ok(Held::Empty | Held::Foreign { .. })) => return CleanupStep::Release { skipped: None },
+        Some(Ok(Held::Empty | Held::Foreign { .. } | Held::Legacy { .. })) => {
+            return CleanupStep::Release { skipped: None };
+        }
         Some(Ok(Held::Current { .. } | Held::Outdated | Held::Unsupported)) => {}
     }
     match &seen.set {
@@ -386,3 +541,7 @@ pub(super) fn decide_cleanup(seen: &Observed<'_>, claimed_by_another: bool, age:
 #[cfg(test)]
 #[path = "decide_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "decide_properties.rs"]
+mod properties;

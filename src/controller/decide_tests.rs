@@ -11,16 +11,24 @@ fn effective(change: impl FnOnce(&mut Effective)) -> Effective {
 
 fn seen(effective: &Effective) -> Observed<'_> {
     Observed {
+        leading: true,
+        now: "2026-11-22T10:00:00Z".parse().unwrap(),
+        generation: 1,
         environment_name: "es-pro",
         environment: EnvironmentView::Usable,
         effective,
         holder: None,
         secret_name: "shop",
         secret: None,
+        client_holder: None,
         fresh: false,
         registered: false,
         misses: 0,
         message_before: None,
+        was_legacy: false,
+        taken_over: None,
+        contested: false,
+        announced: Announced::Known,
         token: None,
         held: None,
         set: None,
@@ -190,6 +198,7 @@ fn nothing_is_looked_at_where_the_channel_is_not_accepted() {
         (
             EnvironmentView::Held {
                 reason: "CHG-1".into(),
+                left: Duration::from_secs(60),
             },
             Reason::EnvironmentHeld,
         ),
@@ -293,21 +302,26 @@ fn after_its_own_effects_nothing_is_left_to_do() {
     }
 }
 
+const NEW: Age = Age {
+    all: Duration::ZERO,
+    failing: Duration::ZERO,
+};
+
+fn failing_for(seconds: u64) -> Age {
+    Age {
+        all: Duration::from_secs(seconds),
+        failing: Duration::from_secs(seconds),
+    }
+}
+
 #[test]
 fn deletion_keeps_the_webhook_by_default_and_clears_only_ours_when_asked_to() {
     let keep = effective(|_| {});
     let released = CleanupStep::Release { skipped: None };
-    assert_eq!(decide_cleanup(&seen(&keep), false, Duration::ZERO), released);
+    assert_eq!(decide_cleanup(&seen(&keep), false, NEW), released);
     let clear = effective(|effective| effective.on_delete = OnDelete::Clear);
-    assert_eq!(
-        decide_cleanup(&seen(&clear), false, Duration::ZERO),
-        CleanupStep::ReadSecret
-    );
-    assert_eq!(
-        decide_cleanup(&seen(&clear), true, Duration::ZERO),
-        released,
-        "a hand-over"
-    );
+    assert_eq!(decide_cleanup(&seen(&clear), false, NEW), CleanupStep::ReadSecret);
+    assert_eq!(decide_cleanup(&seen(&clear), true, NEW), released, "a hand-over");
     for (held, step) in [
         (Held::Current { key_seen: true }, CleanupStep::ClearWebhook),
         (Held::Outdated, CleanupStep::ClearWebhook),
@@ -315,7 +329,7 @@ fn deletion_keeps_the_webhook_by_default_and_clears_only_ours_when_asked_to() {
         (Held::Empty, released.clone()),
         (Held::Unsupported, released.clone()),
     ] {
-        assert_eq!(decide_cleanup(&looked(&clear, held), false, Duration::ZERO), step);
+        assert_eq!(decide_cleanup(&looked(&clear, held), false, NEW), step);
     }
 }
 
@@ -329,23 +343,168 @@ fn deletion_ends_whatever_kernel_does() {
             ..seen(&clear)
         };
         assert_eq!(
-            decide_cleanup(&seen, false, Duration::from_secs(59)),
+            decide_cleanup(&seen, false, failing_for(59)),
             CleanupStep::Wait {
                 after: error.retry_after()
             }
         );
-        let late = decide_cleanup(&seen, false, Duration::from_secs(61));
+        let late = decide_cleanup(&seen, false, failing_for(61));
         assert!(
             matches!(late, CleanupStep::Release { skipped: Some(_) }),
             "{late:?}"
         );
     }
+    let queued = Observed {
+        secret: Some(Ok(())),
+        token: Some(Err(KernelError::TimedOut)),
+        ..seen(&clear)
+    };
+    let age = |all, failing| Age {
+        all: Duration::from_secs(all),
+        failing: Duration::from_secs(failing),
+    };
+    assert!(
+        matches!(
+            decide_cleanup(&queued, false, age(600, 0)),
+            CleanupStep::Wait { .. }
+        ),
+        "a long wait for its turn is no failure"
+    );
+    assert!(matches!(
+        decide_cleanup(&queued, false, age(3600, 0)),
+        CleanupStep::Release { skipped: Some(_) }
+    ));
     let no_secret = Observed {
         secret: Some(Err(SecretProblem::NotFound("shop".into()))),
         ..seen(&clear)
     };
     assert!(matches!(
-        decide_cleanup(&no_secret, false, Duration::ZERO),
+        decide_cleanup(&no_secret, false, NEW),
         CleanupStep::Release { skipped: Some(_) }
     ));
+}
+
+#[test]
+fn a_webhook_that_somebody_keeps_changing_is_put_back_a_few_times_and_then_left() {
+    let take = effective(|effective| effective.existing = Existing::TakeOver);
+    let mut history = None;
+    for round in 0..=contest::PUT_BACKS {
+        let mut seen = looked(&take, foreign());
+        seen.taken_over = history.as_ref();
+        assert_eq!(decide(&seen), Step::SetWebhook, "{round}");
+        seen.set = Some(Ok(()));
+        assert!(verdict(&seen).took_over);
+        history = Some(contest::replaced(history.as_ref(), 1, seen.now));
+    }
+    let mut seen = looked(&take, foreign());
+    seen.taken_over = history.as_ref();
+    let left = verdict(&seen);
+    assert_eq!(
+        (left.reason, left.next),
+        (Reason::WebhookContested, Next::OnChange)
+    );
+    assert!(left.message.contains("old.example.com"), "{}", left.message);
+    // It stays so, also after a restart when the hour is over, until the spec changes.
+    seen.taken_over = None;
+    seen.contested = true;
+    assert_eq!(verdict(&seen).reason, Reason::WebhookContested);
+    seen.contested = false;
+    seen.taken_over = history.as_ref();
+    seen.generation = 2;
+    assert_eq!(decide(&seen), Step::SetWebhook);
+    // That it is ours again ends it.
+    let ours = Observed {
+        contested: true,
+        registered: true,
+        ..looked(&take, Held::Current { key_seen: true })
+    };
+    assert_eq!(verdict(&ours).reason, Reason::Succeeded);
+}
+
+#[test]
+fn another_installation_with_our_address_is_a_rival_as_well() {
+    let refuse = effective(|_| {});
+    let registered = |held| Observed {
+        registered: true,
+        ..looked(&refuse, held)
+    };
+    for held in [Held::Outdated, Held::Empty] {
+        let mut seen = registered(held.clone());
+        assert_eq!(decide(&seen), Step::SetWebhook);
+        seen.set = Some(Ok(()));
+        assert!(verdict(&seen).took_over, "it is counted");
+        let often = TakenOver {
+            generation: 1,
+            put_back_at: vec![k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(seen.now); 3],
+        };
+        let mut seen = registered(held);
+        seen.taken_over = Some(&often);
+        assert_eq!(verdict(&seen).reason, Reason::WebhookContested);
+    }
+}
+
+#[test]
+fn the_callback_of_the_system_before_is_replaced_if_we_had_registered_it_or_may_take_over() {
+    let legacy = || Held::Legacy {
+        host: "old.example.com".into(),
+    };
+    let refuse = effective(|_| {});
+    assert_eq!(verdict(&looked(&refuse, legacy())).reason, Reason::WebhookForeign);
+    let migrated = Observed {
+        was_legacy: true,
+        ..looked(&refuse, legacy())
+    };
+    assert_eq!(decide(&migrated), Step::SetWebhook);
+    let take = effective(|effective| effective.existing = Existing::TakeOver);
+    assert_eq!(decide(&looked(&take, legacy())), Step::SetWebhook);
+}
+
+#[test]
+fn a_key_that_does_not_prove_itself_is_announced_before_kernel_is_told() {
+    let effective = effective(|_| {});
+    let with = |announced| Observed {
+        announced,
+        ..looked(&effective, Held::Outdated)
+    };
+    assert_eq!(decide(&with(Announced::New)), Step::Announce);
+    let left = Duration::from_secs(1);
+    assert_eq!(decide(&with(Announced::JustNow { left })), Step::ComeBack(left));
+    assert_eq!(decide(&with(Announced::Known)), Step::SetWebhook);
+}
+
+#[test]
+fn a_shared_client_is_refused_before_kernel_is_asked_anything() {
+    let effective = effective(|_| {});
+    let shared = verdict(&Observed {
+        secret: Some(Ok(())),
+        client_holder: Some("aura-es/first".into()),
+        ..seen(&effective)
+    });
+    assert_eq!(
+        (shared.reason, shared.next),
+        (Reason::ClientShared, Next::OnChange)
+    );
+    assert!(shared.message.contains("aura-es/first"));
+}
+
+#[test]
+fn a_hold_stops_changes_and_turns_nobody_red() {
+    let effective = effective(|_| {});
+    let left = Duration::from_secs(30);
+    let held = Observed {
+        environment: EnvironmentView::Held {
+            reason: "CHG-1".into(),
+            left,
+        },
+        ..seen(&effective)
+    };
+    assert_eq!(verdict(&held).next, Next::In(left), "it ends by itself");
+    let registered = Observed {
+        registered: true,
+        ..held
+    };
+    assert_eq!(
+        (verdict(&registered).reason, verdict(&registered).next),
+        (Reason::Succeeded, Next::In(left))
+    );
 }

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
 
-use crate::keys::{CONVERSATIONS, CURRENT, KeyError, KeyMaterial, Keys};
+use crate::keys::{CONVERSATIONS, CURRENT, KeyError, KeyMaterial, Keys, PREVIOUS};
 
 /// The Secret's name unless another is set.
 pub const DEFAULT_NAME: &str = "aura-whatsapp-operator-installation-key";
@@ -39,6 +40,15 @@ pub enum InstallationKeyError {
     },
 }
 
+/// The keys of this installation, and when they may be used.
+pub(super) struct Installed {
+    /// The keys.
+    pub keys: Keys,
+    /// When the Secret was changed last, where it holds a key before the one in force: the bridge must have read the new
+    /// one before Kernel is told of keys that are derived from it.
+    pub rotated_at: Option<Timestamp>,
+}
+
 /// The keys of this installation.
 ///
 /// # Errors
@@ -47,7 +57,7 @@ pub(super) async fn ensure(
     client: &Client,
     namespace: &str,
     name: &str,
-) -> Result<Keys, InstallationKeyError> {
+) -> Result<Installed, InstallationKeyError> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let failed = |error: &kube::Error| InstallationKeyError::Api {
         name: name.to_owned(),
@@ -73,16 +83,20 @@ pub(super) async fn ensure(
             Err(error) => return Err(failed(&error)),
         },
     };
-    let data = secret.data.unwrap_or_default();
-    let material =
-        KeyMaterial::new(|entry| data.get(entry).map(|value| value.0.clone())).map_err(|source| {
-            InstallationKeyError::Unusable {
-                name: name.to_owned(),
-                namespace: namespace.to_owned(),
-                source,
-            }
-        })?;
-    Ok(Keys::derive(&material))
+    installed(&secret).map_err(|source| InstallationKeyError::Unusable {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        source,
+    })
+}
+
+fn installed(secret: &Secret) -> Result<Installed, KeyError> {
+    let entry = |name: &str| Some(secret.data.as_ref()?.get(name)?.0.clone());
+    let keys = Keys::derive(&KeyMaterial::new(entry)?);
+    // The API server notes who wrote an object when: the last of these times is that of the last change.
+    let written = secret.metadata.managed_fields.iter().flatten();
+    let rotated_at = entry(PREVIOUS).and_then(|_| written.filter_map(|by| Some(by.time.as_ref()?.0)).max());
+    Ok(Installed { keys, rotated_at })
 }
 
 fn fresh(name: &str) -> Secret {

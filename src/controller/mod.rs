@@ -4,16 +4,26 @@
 //! ours, `schedule` when to look again: all pure. `reconcile` carries it out with `gather`, `context` holds what is shared, `limit`
 //! keeps calls to Kernel polite, `installation_key` sees to the one Secret that the controller owns.
 
+mod circuit;
+mod collector;
+mod contest;
 mod context;
 mod decide;
 mod finalizer;
+mod gate;
 mod gather;
+mod health;
 mod installation_key;
+mod lease;
 mod limit;
+mod memory;
+mod passage;
 mod reconcile;
+mod roster;
 mod run;
 mod schedule;
 mod status;
+mod watch;
 mod webhook;
 
 pub use self::{

@@ -1,34 +1,32 @@
 //! Starts the controller's parts and stops them in order.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt, TryStreamExt, stream::FuturesUnordered};
-use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api, Client, ResourceExt,
-    core::PartialObjectMeta,
-    runtime::{
-        Config as ControllerConfig, Controller, Predicate, PredicateConfig, WatchStreamExt, predicates,
-        reflector::{self, ObjectRef, Store},
-        watcher::{self, Event, watcher},
-    },
-};
-use tokio::sync::mpsc;
+use arc_swap::ArcSwap;
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use jiff::Timestamp;
+use kube::{Client, runtime::Config as ControllerConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    collector::Channels,
     context::{Context, Scope},
-    installation_key,
-    reconcile::{on_error, reconcile},
+    gate::Side,
+    health::Watchdog,
+    installation_key::{self, Installed},
+    lease::Leadership,
+    reconcile::{ReconcileError, on_error, reconcile},
+    watch,
 };
 use crate::{
     admin,
-    api::{SECRET_LABEL, WhatsAppChannel},
-    cluster::WatchBackoff,
-    config::Installation,
+    api::WhatsAppChannel,
+    config::{
+        Installation,
+        follow::{EVERY, Follow, Look},
+    },
     delivery::backoff::Backoff,
     kernel,
-    keys::Keys,
     server::{self, Bounds, ListenError, listen},
     telemetry::ControllerMetrics,
 };
@@ -38,13 +36,18 @@ use crate::{
 pub struct Options {
     /// The checked configuration.
     pub installation: Installation,
+    /// The file that it was read from, and is followed in.
+    pub config: PathBuf,
     /// The namespace that the release lives in.
     pub release_namespace: String,
     /// The name of the installation key's Secret, there.
     pub installation_key: String,
+    /// How long after a rotation of the installation key Kernel is told of keys derived from it: longer than the kubelet
+    /// takes to show it to the bridge.
+    pub key_settle: Duration,
     /// Health and metrics.
     pub admin: SocketAddr,
-    /// Reconciliations at once.
+    /// Reconciliations at once, at least.
     pub concurrency: u16,
 }
 
@@ -57,6 +60,9 @@ pub enum ControllerError {
     /// TLS can't be set up.
     #[error("can't set up an HTTP client: {0}")]
     Http(#[from] reqwest::Error),
+    /// A part ended on its own.
+    #[error("the controller's {0} ended")]
+    Ended(&'static str),
 }
 
 /// How long reconciliations under way may take when the controller is stopped.
@@ -65,98 +71,184 @@ const KEY_AGAIN: Backoff = Backoff {
     base: Duration::from_millis(500),
     cap: Duration::from_secs(30),
 };
+/// How often the installation key's Secret is read for a rotation, at least once within the time it has to settle.
+const KEY_EVERY: Duration = Duration::from_secs(60);
+
+/// What readiness says is missing.
+type Missing = Arc<ArcSwap<Option<String>>>;
 
 /// Runs the controller until told to stop. Stopping unregisters nothing.
 ///
 /// # Errors
 /// When it can't start, with what to put right.
 pub async fn run(client: Client, options: Options, stop: CancellationToken) -> Result<(), ControllerError> {
-    let (metrics, registry) = ControllerMetrics::new();
+    let channels = Channels::default();
+    let (metrics, registry) = ControllerMetrics::new(Box::new(channels.clone()));
     let listener = listen(options.admin).await?;
-    let readiness = Arc::new(arc_swap::ArcSwap::from_pointee(Some(
+    let missing: Missing = Arc::new(ArcSwap::from_pointee(Some(
         "waiting for the installation key".to_owned(),
     )));
-    let ready: admin::Readiness = {
-        let readiness = readiness.clone();
-        Arc::new(move || readiness.load().as_ref().clone())
+    let watchdog = Arc::new(Watchdog::default());
+    let (healthy, ready): (admin::Readiness, admin::Readiness) = {
+        let (watchdog, missing) = (watchdog.clone(), missing.clone());
+        (
+            Arc::new(move || watchdog.stuck()),
+            Arc::new(move || missing.load().as_ref().clone()),
+        )
     };
     let bounds = Bounds {
         connections: 64,
         header_timeout: Duration::from_secs(10),
     };
     let admin_stop = CancellationToken::new();
+    let refresh = refresh(channels.clone());
     let admin = tokio::spawn(server::serve(
         listener,
-        admin::router(registry, ready, Arc::new(|| {})),
+        admin::router(registry, healthy, ready, refresh),
         bounds,
         admin_stop.clone(),
         Duration::from_secs(1),
     ));
     tracing::info!(admin = %options.admin, "listening");
 
-    if let Some(keys) = installation_keys(&client, &options, &readiness, &stop).await {
+    let mut result = Ok(());
+    if let Some(installed) = installation_keys(&client, &options, &missing, &stop).await {
         let context = Arc::new(Context::new(
             client,
             options.installation.clone(),
-            keys,
+            installed.keys,
             kernel::Client::new()?,
             metrics,
+            Leadership::always(),
+            options.release_namespace.clone(),
         ));
-        control(&context, &options, &readiness, &stop).await;
+        channels.set(&context);
+        result = control(&context, &options, &missing, &watchdog, &stop).await;
     }
     admin_stop.cancel();
     let _ = admin.await;
     tracing::info!("stopped");
-    Ok(())
+    result
 }
 
-type Missing = Arc<arc_swap::ArcSwap<Option<String>>>;
+/// What is counted when the metrics are asked for.
+fn refresh(channels: Channels) -> Arc<dyn Fn() + Send + Sync> {
+    Arc::new(move || {
+        let Some(context) = channels.context() else {
+            return;
+        };
+        context
+            .metrics
+            .leader
+            .set(i64::from(context.leadership.until().is_some()));
+        context.metrics.clear_environments();
+        for (name, gate) in context.setup().gates() {
+            context.metrics.waiting(name, gate.waiting());
+            for side in Side::ALL {
+                context
+                    .metrics
+                    .environment_is_up(name, side.as_str(), gate.is_up(side));
+            }
+        }
+    })
+}
 
-/// Reads or creates the installation key, for as long as it takes.
+/// Reads or creates the installation key, for as long as it takes. At a start in the middle of a rotation, until the
+/// bridge has had time to read it as well.
 async fn installation_keys(
     client: &Client,
     options: &Options,
-    readiness: &Missing,
+    missing: &Missing,
     stop: &CancellationToken,
-) -> Option<Keys> {
+) -> Option<Installed> {
     let mut failures = 0;
     loop {
-        match installation_key::ensure(client, &options.release_namespace, &options.installation_key).await {
-            Ok(keys) => return Some(keys),
-            Err(error) => {
-                failures += 1;
-                tracing::error!(%error, failures, "no installation key yet; trying again");
-                readiness.store(Arc::new(Some(error.to_string())));
-            }
-        }
+        let wait =
+            match installation_key::ensure(client, &options.release_namespace, &options.installation_key)
+                .await
+            {
+                Ok(installed) => {
+                    let left = settling(&installed, options.key_settle);
+                    if left.is_zero() {
+                        return Some(installed);
+                    }
+                    missing.store(Arc::new(Some(
+                        "the installation key was rotated a moment ago; waiting until the bridge has read it"
+                            .to_owned(),
+                    )));
+                    left
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::error!(%error, failures, "no installation key yet; trying again");
+                    missing.store(Arc::new(Some(error.to_string())));
+                    KEY_AGAIN.wait(failures, fastrand::f64())
+                }
+            };
         tokio::select! {
             () = stop.cancelled() => return None,
-            () = tokio::time::sleep(KEY_AGAIN.wait(failures, fastrand::f64())) => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }
 
-/// Runs one controller for each watched scope until told to stop.
-async fn control(context: &Arc<Context>, options: &Options, readiness: &Missing, stop: &CancellationToken) {
+/// How long a rotated installation key is still kept from use.
+fn settling(installed: &Installed, settle: Duration) -> Duration {
+    installed.rotated_at.map_or(Duration::ZERO, |at| {
+        let age = Duration::try_from(Timestamp::now().duration_since(at)).unwrap_or_default();
+        settle.saturating_sub(age)
+    })
+}
+
+/// Runs one controller for each watched scope, and what goes with them, until told to stop.
+async fn control(
+    context: &Arc<Context>,
+    options: &Options,
+    missing: &Missing,
+    watchdog: &Arc<Watchdog>,
+    stop: &CancellationToken,
+) -> Result<(), ControllerError> {
     let namespaces = match options.installation.scope(&options.release_namespace) {
         None => vec![None],
         Some(namespaces) => namespaces.into_iter().map(Some).collect(),
     };
+    // A place for every channel that may have begun, and some for those that call nobody.
+    let begun: u64 = options
+        .installation
+        .environments
+        .values()
+        .map(|environment| u64::from(environment.registration.concurrent.max(1)) * 2)
+        .sum();
+    let concurrency = options
+        .concurrency
+        .max(u16::try_from(begun + 8).unwrap_or(u16::MAX));
     let mut scopes = Vec::new();
     let mut running = FuturesUnordered::new();
     for namespace in namespaces {
-        let (wake, woken) = mpsc::unbounded_channel();
-        let (controller, store) = controller(context, namespace.as_deref(), woken);
+        let watched = watch::scope(context, namespace.as_deref());
         scopes.push(Scope {
             namespace,
-            store: store.clone(),
-            wake,
+            store: watched.store,
+            wake: watched.wake,
         });
+        running.push(watched.secrets.boxed());
+        let (context, watchdog) = (context.clone(), watchdog.clone());
         running.push(
-            controller
-                .with_config(ControllerConfig::default().concurrency(options.concurrency))
+            watched
+                .controller
+                .with_config(ControllerConfig::default().concurrency(concurrency))
                 .graceful_shutdown_on(stop.clone().cancelled_owned())
-                .run(reconcile, on_error, context.clone())
+                .run(
+                    move |channel: Arc<WhatsAppChannel>, context: Arc<Context>| {
+                        let watchdog = watchdog.clone();
+                        async move {
+                            let _under_way = watchdog.begin();
+                            reconcile(channel, context).await
+                        }
+                    },
+                    on_error,
+                    context,
+                )
                 .for_each(|result| async {
                     if let Err(error) = result {
                         report(&error);
@@ -167,8 +259,8 @@ async fn control(context: &Arc<Context>, options: &Options, readiness: &Missing,
     }
     let stores: Vec<_> = scopes.iter().map(|scope| scope.store.clone()).collect();
     // Reconciliations read the scopes: they must be there before the first one runs.
-    let _ = context.scopes.set(scopes);
-    readiness.store(Arc::new(Some(
+    context.set_scopes(scopes);
+    missing.store(Arc::new(Some(
         "waiting for the API server's list of WhatsAppChannels (is the CRD installed, may we list them?)"
             .to_owned(),
     )));
@@ -178,12 +270,27 @@ async fn control(context: &Arc<Context>, options: &Options, readiness: &Missing,
                 return;
             }
         }
-        readiness.store(Arc::new(None));
+        missing.store(Arc::new(None));
         tracing::info!(
             channels = stores.iter().map(|store| store.state().len()).sum::<usize>(),
             "ready"
         );
+        watch::read_clients(context).await;
     };
+    let beside = CancellationToken::new();
+    let tasks = [
+        tokio::spawn(beside.clone().run_until_cancelled_owned(probes(context.clone()))),
+        tokio::spawn(
+            beside
+                .clone()
+                .run_until_cancelled_owned(follow_config(context.clone(), options.clone())),
+        ),
+        tokio::spawn(
+            beside
+                .clone()
+                .run_until_cancelled_owned(follow_key(context.clone(), options.clone())),
+        ),
+    ];
     let work = futures::future::join(synced, async { while running.next().await.is_some() {} });
     // A controller whose list never succeeded does not hear of the stop by itself.
     let overdue = async {
@@ -194,84 +301,101 @@ async fn control(context: &Arc<Context>, options: &Options, readiness: &Missing,
         _ = work => {}
         () = overdue => tracing::warn!("stopped with work under way: it is taken up again at the next start"),
     }
-}
-
-fn controller(
-    context: &Arc<Context>,
-    namespace: Option<&str>,
-    woken: mpsc::UnboundedReceiver<ObjectRef<WhatsAppChannel>>,
-) -> (Controller<WhatsAppChannel>, Store<WhatsAppChannel>) {
-    let channels: Api<WhatsAppChannel> = scoped(&context.client, namespace);
-    let secrets: Api<PartialObjectMeta<Secret>> = scoped(&context.client, namespace);
-    let (told, users) = (context.clone(), context.clone());
-    let (store, writer) = reflector::store();
-    let stream = watcher(channels, watcher::Config::default())
-        .backoff(WatchBackoff::default())
-        .modify(|channel| channel.managed_fields_mut().clear())
-        .reflect(writer)
-        .inspect_ok(move |event| match event {
-            Event::Delete(channel) => told.gone(channel),
-            Event::InitDone => told.listed_anew(),
-            _ => {}
-        })
-        .applied_objects()
-        // What the controller writes itself (the status) wakes nobody; that the finalizer was added must.
-        .predicate_filter(
-            predicates::generation.combine(predicates::finalizers).combine(predicates::annotations),
-            PredicateConfig::default(),
-        );
-    let lookup = store.clone();
-    let controller = Controller::for_stream(stream, store.clone())
-        .watches(
-            secrets,
-            watcher::Config::default().labels(&format!("{SECRET_LABEL}=true")),
-            move |secret| users_of(&users.installation, &lookup, &secret),
-        )
-        .trigger_backoff(WatchBackoff::default())
-        .reconcile_on(tokio_stream(woken));
-    (controller, store)
-}
-
-fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
-    K::DynamicType: Default,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
+    beside.cancel();
+    for task in tasks {
+        let _ = task.await;
+    }
+    if stop.is_cancelled() {
+        Ok(())
+    } else {
+        Err(ControllerError::Ended("watch"))
     }
 }
 
-/// The channels that name a Secret.
-fn users_of(
-    installation: &Installation,
-    channels: &Store<WhatsAppChannel>,
-    secret: &PartialObjectMeta<Secret>,
-) -> Vec<ObjectRef<WhatsAppChannel>> {
-    let (namespace, name) = (secret.namespace(), secret.name_any());
-    let names = |channel: &WhatsAppChannel| {
-        let environment = installation.environments.get(&channel.spec.environment);
-        let legacy = environment
-            .and_then(|environment| environment.legacy_callback.as_ref()?.api_key_secret_ref.as_ref())
-            .is_some_and(|reference| reference.name == name);
-        legacy || channel.spec.secret_names().contains(&name.as_str())
-    };
-    channels
-        .state()
-        .into_iter()
-        .filter(|channel| channel.namespace() == namespace && names(channel))
-        .map(|channel| ObjectRef::from_obj(&*channel))
-        .collect()
+/// Has one channel at a time try whether an environment that is down is back.
+async fn probes(context: Arc<Context>) {
+    loop {
+        let next = context.setup().gates().filter_map(|(_, gate)| gate.tick()).min();
+        let due = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = context.ticks.notified() => {}
+        }
+    }
 }
 
-fn tokio_stream<T>(mut receiver: mpsc::UnboundedReceiver<T>) -> impl futures::Stream<Item = T> {
-    futures::stream::poll_fn(move |context| receiver.poll_recv(context))
+/// Takes changes of the configuration's file.
+async fn follow_config(context: Arc<Context>, options: Options) {
+    let mut follow = Follow::new(&options.config, &options.installation);
+    let mut watched = options.installation.watch_namespaces;
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = follow.look();
+            (follow, look)
+        });
+        let Ok((back, look)) = looked.await else { return };
+        follow = back;
+        match look {
+            Look::Same => {}
+            Look::New(installation) => {
+                tracing::info!("the configuration changed and is in force");
+                if installation.watch_namespaces != watched {
+                    watched.clone_from(&installation.watch_namespaces);
+                    tracing::warn!("watchNamespaces changed: that takes effect at the next start");
+                }
+                context.metrics.config().reloaded(true);
+                context.reconfigure(*installation);
+            }
+            Look::Bad(error) => {
+                tracing::error!(%error, "the configuration can't be used; the last good one stays in force");
+                context.metrics.config().reloaded(false);
+                context.config_refused(&error.to_string()).await;
+            }
+        }
+    }
 }
 
-fn report<E: std::error::Error + 'static, Q: std::error::Error + 'static>(
-    error: &kube::runtime::controller::Error<E, Q>,
-) {
+/// Takes a rotation of the installation key, once the bridge has had time to read it.
+async fn follow_key(context: Arc<Context>, options: Options) {
+    let every = KEY_EVERY
+        .min(options.key_settle / 2)
+        .max(Duration::from_millis(500));
+    loop {
+        tokio::time::sleep(every).await;
+        let installed = match installation_key::ensure(
+            &context.client,
+            &options.release_namespace,
+            &options.installation_key,
+        )
+        .await
+        {
+            Ok(installed) => installed,
+            Err(error) => {
+                tracing::warn!(%error, "the installation key can't be read; going on with what is known");
+                continue;
+            }
+        };
+        if installed.keys.id() == context.keys.load().id()
+            || !settling(&installed, options.key_settle).is_zero()
+        {
+            continue;
+        }
+        tracing::info!(
+            key = installed.keys.id(),
+            "the installation key was rotated: every webhook is registered anew"
+        );
+        context.keys.store(Arc::new(installed.keys));
+        context.wake_all();
+    }
+}
+
+fn report<Q: std::error::Error + 'static>(error: &kube::runtime::controller::Error<ReconcileError, Q>) {
     use kube::runtime::controller::Error;
     match error {
         // A deleted object that was still in the queue, and failures that `on_error` has told of.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 /// How long until a channel's own moment in the period comes round. The moment is fixed by the resource's UID, so
@@ -15,6 +16,11 @@ pub(super) fn until_moment(uid: &str, period: Duration, now: Duration) -> Durati
     let within = u64::try_from(now.as_millis() % u128::from(period_ms)).unwrap_or_default();
     let wait = (phase + period_ms - within) % period_ms;
     Duration::from_millis(if wait == 0 { period_ms } else { wait })
+}
+
+/// The wall clock, as a time since 1970.
+pub(super) fn since_epoch(now: Timestamp) -> Duration {
+    Duration::try_from(now.as_duration()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::decide::{Next, Verdict, Verified};
+use super::{
+    contest,
+    decide::{Next, Verdict, Verified},
+};
 use crate::api::{
     Condition, WebhookKeyStatus, WhatsAppChannelStatus,
     conditions::{Reason, types},
@@ -17,13 +20,56 @@ pub(super) struct Facts<'a> {
     pub generation: i64,
     pub now: Timestamp,
     pub secret_version: Option<&'a str>,
+    /// A value of the Secret had white space around it.
+    pub spaced: Option<&'a str>,
     /// The URL that Kernel is told, masked.
     pub webhook_url: Option<String>,
-    pub key_generation: u64,
-    pub key_id: &'a str,
+    pub key: Key<'a>,
     pub requested_at: Option<&'a str>,
     /// How long the key before a new one is still taken.
     pub grace: jiff::SignedDuration,
+}
+
+/// The marks of the key that Kernel is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key<'a> {
+    /// Derived from the installation key of this fingerprint.
+    Derived { generation: u64, id: &'a str },
+    /// Issued elsewhere: the version of its Secret.
+    Issued { version: Option<&'a str> },
+    /// That of the system before: no matter of the bridge's.
+    Legacy { version: Option<&'a str> },
+}
+
+impl Key<'_> {
+    /// Whether a status says that Kernel was told this key.
+    pub fn was_told(&self, status: &WhatsAppChannelStatus) -> bool {
+        let told = status.webhook_key.as_ref();
+        match *self {
+            Self::Derived { generation, id } => told.is_some_and(|told| {
+                told.generation == i64::try_from(generation).ok()
+                    && told.installation_key_id.as_deref() == Some(id)
+            }),
+            Self::Issued { version } => {
+                told.is_some_and(|told| told.secret_version.as_deref() == version && version.is_some())
+            }
+            Self::Legacy { version } => status.observed_api_key_version.as_deref() == version,
+        }
+    }
+
+    /// Whether the bridge can know this key by what a status says: see `Announced`.
+    pub fn is_announced(&self, status: &WhatsAppChannelStatus) -> bool {
+        match *self {
+            // It takes the next generation at any time, and none before the first registration.
+            Self::Derived { generation, .. } => status
+                .webhook_key
+                .as_ref()
+                .and_then(|told| u64::try_from(told.generation?).ok())
+                .is_none_or(|told| told.abs_diff(generation) <= 1),
+            Self::Issued { version } => status.observed_api_key_version.as_deref() == version,
+            Self::Legacy { .. } => true,
+        }
+    }
 }
 
 /// How long a webhook's key is still taken after Kernel was told of the next one: calls may be on their way.
@@ -58,6 +104,13 @@ pub(super) fn build(
     status.observed_generation = Some(facts.generation);
     if let Some(version) = facts.secret_version {
         status.observed_secret_version = Some(version.to_owned());
+    }
+    if verdict.took_over {
+        status.taken_over = Some(contest::replaced(
+            old.taken_over.as_ref(),
+            facts.generation,
+            facts.now,
+        ));
     }
     if facts.requested_at.is_some() {
         status.last_handled_reconcile_at = facts.requested_at.map(ToOwned::to_owned);
@@ -112,24 +165,47 @@ pub(super) fn suspended(old: &WhatsAppChannelStatus, facts: &Facts<'_>) -> Whats
     status
 }
 
+/// The status that lets the bridge know of a key before Kernel is told of it.
+pub(super) fn announced(old: &WhatsAppChannelStatus, facts: &Facts<'_>) -> WhatsAppChannelStatus {
+    let mut status = old.clone();
+    if let Key::Issued { version } = facts.key {
+        status.observed_api_key_version = version.map(ToOwned::to_owned);
+    }
+    status
+}
+
 /// Records what Kernel holds: the URL and the marks of its key.
 fn record(status: &mut WhatsAppChannelStatus, facts: &Facts<'_>, registered_now: bool) {
-    let generation = i64::try_from(facts.key_generation).unwrap_or(i64::MAX);
-    let told_before = status.webhook_key.as_ref().map(|key| key.generation);
-    let previous_until = match told_before {
-        Some(before) if before != generation => facts.now.checked_add(facts.grace).ok().map(seconds),
-        _ => status
-            .webhook_key
-            .as_ref()
-            .and_then(|key| key.previous_until.clone()),
-    };
     if registered_now {
         status.registered_at = Some(seconds(facts.now));
     }
     status.webhook_url.clone_from(&facts.webhook_url);
+    let (generation, id, version) = match facts.key {
+        Key::Derived { generation, id } => (i64::try_from(generation).ok(), Some(id), None),
+        Key::Issued { version } => (None, None, version),
+        Key::Legacy { version } => {
+            // Kernel calls the system before: which of our keys it was told stays as it was, for the way back.
+            status.observed_api_key_version = version.map(ToOwned::to_owned);
+            return;
+        }
+    };
+    status.observed_api_key_version = version.map(ToOwned::to_owned);
+    let before = status.webhook_key.take().unwrap_or_default();
+    let first = before == WebhookKeyStatus::default();
+    let same = before.generation == generation && before.secret_version.as_deref() == version;
+    let (previous_generation, previous_until) = if first || same {
+        (before.previous_generation, before.previous_until)
+    } else {
+        (
+            before.generation,
+            facts.now.checked_add(facts.grace).ok().map(seconds),
+        )
+    };
     status.webhook_key = Some(WebhookKeyStatus {
         generation,
-        installation_key_id: Some(facts.key_id.to_owned()),
+        installation_key_id: id.map(ToOwned::to_owned),
+        secret_version: version.map(ToOwned::to_owned),
+        previous_generation,
         previous_until,
     });
 }
@@ -174,12 +250,22 @@ fn conditions(old: &WhatsAppChannelStatus, verdict: &Verdict, facts: &Facts<'_>)
                 "Kernel's auth server has not been heard in this attempt",
             )
         } else {
-            let message = if step == types::ACCEPTED {
-                "the channel is accepted"
-            } else {
-                "Kernel takes the credentials"
-            };
-            make(step, "True", Reason::Succeeded, message)
+            match (step == types::ACCEPTED, facts.spaced) {
+                (true, _) => make(step, "True", Reason::Succeeded, "the channel is accepted"),
+                // Without a look at the Secret, what the last one said of it still stands.
+                (false, _) if !verdict.authenticated => keep(old, step, facts)
+                    .filter(|kept| kept.status == "True")
+                    .unwrap_or_else(|| make(step, "True", Reason::Succeeded, "Kernel takes the credentials")),
+                (false, None) => make(step, "True", Reason::Succeeded, "Kernel takes the credentials"),
+                (false, Some(secret)) => make(
+                    step,
+                    "True",
+                    Reason::Succeeded,
+                    &format!(
+                        "Kernel takes the credentials; the white space around a value in Secret {secret:?} is ignored"
+                    ),
+                ),
+            }
         });
     }
     conditions.push(match verdict.verified {
@@ -196,7 +282,7 @@ fn conditions(old: &WhatsAppChannelStatus, verdict: &Verdict, facts: &Facts<'_>)
             Reason::UpstreamUnavailable,
             "Kernel could not be read back several times in a row; the webhook was ours before",
         ),
-        Verified::AsBefore => keep(old, facts).unwrap_or_else(|| {
+        Verified::AsBefore => keep(old, types::WEBHOOK_VERIFIED, facts).unwrap_or_else(|| {
             make(types::WEBHOOK_VERIFIED, "Unknown", Reason::Progressing, "Kernel has not been read back yet")
         }),
         Verified::No => make(types::WEBHOOK_VERIFIED, "Unknown", Reason::Progressing, "Kernel has not been read back"),
@@ -220,11 +306,9 @@ fn conditions(old: &WhatsAppChannelStatus, verdict: &Verdict, facts: &Facts<'_>)
     conditions
 }
 
-fn keep(old: &WhatsAppChannelStatus, facts: &Facts<'_>) -> Option<Condition> {
-    let kept = old
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == types::WEBHOOK_VERIFIED)?;
+/// A condition as it was before.
+fn keep(old: &WhatsAppChannelStatus, kind: &str, facts: &Facts<'_>) -> Option<Condition> {
+    let kept = old.conditions.iter().find(|condition| condition.type_ == kind)?;
     Some(Condition {
         observed_generation: Some(facts.generation),
         ..kept.clone()
@@ -303,8 +387,11 @@ mod tests {
             now: at.parse().unwrap(),
             secret_version: Some("7"),
             webhook_url: Some("https://h/?apikey=****".into()),
-            key_generation: 1,
-            key_id: "abcd",
+            spaced: None,
+            key: Key::Derived {
+                generation: 1,
+                id: "abcd",
+            },
             requested_at: None,
             grace: KEY_GRACE,
         }
@@ -316,6 +403,7 @@ mod tests {
             message: "m".into(),
             verified: Verified::Yes,
             registered_now: false,
+            took_over: false,
             authenticated: true,
             next,
         }
@@ -352,7 +440,7 @@ mod tests {
             (None, None)
         );
         assert_eq!(status.observed_generation, Some(3));
-        assert_eq!(status.webhook_key.unwrap().generation, 1);
+        assert_eq!(status.webhook_key.unwrap().generation, Some(1));
     }
 
     #[test]
@@ -367,14 +455,17 @@ mod tests {
         let found = verdict(Reason::Succeeded, Next::AtMoment);
         let status = build(&WhatsAppChannelStatus::default(), &found, &facts(1, T1));
         assert_eq!(status.webhook_url.as_deref(), Some("https://h/?apikey=****"));
-        assert_eq!(status.webhook_key.as_ref().unwrap().generation, 1);
+        assert_eq!(status.webhook_key.as_ref().unwrap().generation, Some(1));
         assert!(status.registered_at.is_none());
         // A registration whose answer was lost: the key before it gets its grace from when this is seen.
         let next = build(
             &status,
             &found,
             &Facts {
-                key_generation: 2,
+                key: Key::Derived {
+                    generation: 2,
+                    id: "abcd",
+                },
                 ..facts(2, T2)
             },
         );
@@ -465,7 +556,10 @@ mod tests {
             &first,
             &done,
             &Facts {
-                key_generation: 2,
+                key: Key::Derived {
+                    generation: 2,
+                    id: "abcd",
+                },
                 ..facts(2, T2)
             },
         );

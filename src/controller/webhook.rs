@@ -32,6 +32,11 @@ pub(super) enum Held {
         /// Its host.
         host: String,
     },
+    /// The callback of the system before, as the environment's configuration has it.
+    Legacy {
+        /// Its host.
+        host: String,
+    },
     /// None.
     Empty,
     /// Kernel can't be asked.
@@ -112,11 +117,27 @@ impl Desired {
                 place(&url) == parsed.place
             });
         if ours && parsed.channel.as_deref() == Some(channel.to_string().as_str()) {
-            Held::Outdated
+            return Held::Outdated;
+        }
+        let host = parsed.place.1.clone();
+        if is_legacy(environment, channel, &parsed) {
+            Held::Legacy { host }
         } else {
-            Held::Foreign { host: parsed.place.1 }
+            Held::Foreign { host }
         }
     }
+}
+
+/// Whether a URL is the environment's legacyCallback for this channel: the same place, and the same channel where the
+/// template names it in the query.
+fn is_legacy(environment: &Environment, channel: ChannelId, held: &Parsed) -> bool {
+    let Some(legacy) = &environment.legacy_callback else {
+        return false;
+    };
+    let template = legacy.url.replace("{channelId}", &channel.to_string());
+    parse(&template).is_some_and(|callback| {
+        callback.place == held.place && (callback.channel.is_none() || callback.channel == held.channel)
+    })
 }
 
 /// A key as it stands in a URL.

@@ -35,7 +35,9 @@ pub fn install_tls_provider() {
 pub enum BodyError {
     /// It is larger than the limit.
     TooLarge,
-    /// The connection broke or the time was up.
+    /// The time was up.
+    TimedOut,
+    /// The connection broke.
     Broken,
 }
 
@@ -45,13 +47,22 @@ pub enum BodyError {
 /// When it is larger or ends early.
 pub async fn read_body(mut response: Response, limit: usize) -> Result<Bytes, BodyError> {
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(|_| BodyError::Broken)? {
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
         if body.len() + chunk.len() > limit {
             return Err(BodyError::TooLarge);
         }
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the form that map_err calls")]
+fn broken(error: reqwest::Error) -> BodyError {
+    if error.is_timeout() {
+        BodyError::TimedOut
+    } else {
+        BodyError::Broken
+    }
 }
 
 /// The wait that a `Retry-After` header asks for (RFC 9110, section 10.2.3: seconds or a date), within bounds.

@@ -8,12 +8,14 @@ use jiff::Timestamp;
 use reqwest::{RequestBuilder, header::HeaderMap};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
 use super::{
     KernelError, contract,
     token::{AccessToken, TokenRequest, Tokens},
+    turnstile::Operation,
 };
 use crate::{http, whatsapp::OutboundMessage};
 
@@ -100,7 +102,9 @@ impl Client {
     /// What Kernel answers.
     pub async fn webhook(&self, request: &TokenRequest, url: &str) -> Result<ReadBack, KernelError> {
         let answer = self
-            .authorized(request, "webhook_get", &new_correlator(), |http| http.get(url))
+            .authorized(request, Operation::WebhookGet, &new_correlator(), |http| {
+                http.get(url)
+            })
             .await?;
         if contract::NO_READ_BACK.contains(&answer.status) {
             return Ok(ReadBack::Unsupported);
@@ -131,7 +135,7 @@ impl Client {
             },
         };
         let answer = self
-            .authorized(request, "webhook_set", &new_correlator(), |http| {
+            .authorized(request, Operation::WebhookSet, &new_correlator(), |http| {
                 http.patch(url).json(&body)
             })
             .await?;
@@ -162,7 +166,9 @@ impl Client {
         message: &OutboundMessage,
     ) -> Result<Option<String>, KernelError> {
         let answer = self
-            .authorized(request, "send", correlator, |http| http.post(url).json(message))
+            .authorized(request, Operation::Send, correlator, |http| {
+                http.post(url).json(message)
+            })
             .await?;
         match answer.status {
             200..=299 => {
@@ -184,16 +190,14 @@ impl Client {
     async fn authorized(
         &self,
         request: &TokenRequest,
-        operation: &'static str,
+        operation: Operation,
         correlator: &str,
         build: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Answer, KernelError> {
         for _ in 0..2 {
             let token = self.tokens.get(self, request).await?;
-            let call = build(&self.http)
-                .bearer_auth(token.expose())
-                .timeout(request.timeout);
-            let answer = self.call(call, operation, correlator).await?;
+            let call = build(&self.http).bearer_auth(token.expose());
+            let answer = self.call(call, request, operation, correlator).await?;
             if answer.status != 401 {
                 return Ok(answer);
             }
@@ -202,15 +206,45 @@ impl Client {
         Err(KernelError::Unauthorized)
     }
 
-    /// Makes one call and reads its answer, within bounds.
+    /// Makes one call when it is its turn and reads its answer, within bounds.
     pub(super) async fn call(
         &self,
         call: RequestBuilder,
-        operation: &'static str,
+        request: &TokenRequest,
+        operation: Operation,
         correlator: &str,
     ) -> Result<Answer, KernelError> {
-        let response = call.header(contract::CORRELATOR, correlator).send().await;
-        let result = match response {
+        let Some(turnstile) = &request.turnstile else {
+            return self.make(call, request.timeout, operation, correlator).await;
+        };
+        let turn = turnstile.enter(operation).await?;
+        let timeout = turn
+            .at_most
+            .map_or(request.timeout, |most| most.min(request.timeout));
+        let start = Instant::now();
+        let result = self.make(call, timeout, operation, correlator).await;
+        let took = start.elapsed();
+        drop(turn);
+        // What an answer means for its caller is decided elsewhere; that the server fails is the same for all.
+        match &result {
+            Ok(answer) if answer.status >= 500 && !contract::NO_READ_BACK.contains(&answer.status) => {
+                turnstile.left(operation, Err(&answer.error()), took);
+            }
+            Ok(answer) => turnstile.left(operation, Ok(answer.status), took),
+            Err(error) => turnstile.left(operation, Err(error), took),
+        }
+        result
+    }
+
+    async fn make(
+        &self,
+        call: RequestBuilder,
+        timeout: Duration,
+        operation: Operation,
+        correlator: &str,
+    ) -> Result<Answer, KernelError> {
+        let call = call.timeout(timeout).header(contract::CORRELATOR, correlator);
+        let result = match call.send().await {
             Ok(response) => {
                 let (status, headers) = (response.status().as_u16(), response.headers().clone());
                 match http::read_body(response, contract::MAX_ANSWER).await {
@@ -220,6 +254,7 @@ impl Client {
                         body,
                     }),
                     Err(http::BodyError::TooLarge) => Err(KernelError::InvalidResponse("it is too large")),
+                    Err(http::BodyError::TimedOut) => Err(KernelError::TimedOut),
                     Err(http::BodyError::Broken) => Err(KernelError::Interrupted),
                 }
             }
@@ -228,6 +263,7 @@ impl Client {
             Err(error) if error.is_timeout() => Err(KernelError::TimedOut),
             Err(_) => Err(KernelError::Interrupted),
         };
+        let operation = operation.as_str();
         match &result {
             Ok(answer) => {
                 tracing::debug!(operation, correlator, status = answer.status, "called Kernel");

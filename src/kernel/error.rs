@@ -48,6 +48,9 @@ pub enum KernelError {
         /// The status.
         status: u16,
     },
+    /// The call was not made: this process may not act now.
+    #[error("this process may not call Kernel now")]
+    StoodDown,
     /// An answer that can't be understood.
     #[error("Kernel's answer can't be understood: {0}")]
     InvalidResponse(&'static str),
@@ -61,7 +64,9 @@ impl KernelError {
             Self::ScopeNotGranted(_) => Reason::ScopeNotGranted,
             Self::Unauthorized | Self::PermissionDenied => Reason::PermissionDenied,
             Self::RateLimited { .. } => Reason::RateLimited,
-            Self::Unavailable { .. } | Self::Unreachable | Self::Interrupted => Reason::UpstreamUnavailable,
+            Self::Unavailable { .. } | Self::Unreachable | Self::Interrupted | Self::StoodDown => {
+                Reason::UpstreamUnavailable
+            }
             Self::TimedOut => Reason::UpstreamTimeout,
             Self::Refused { .. } | Self::InvalidResponse(_) => Reason::InvalidResponse,
         }
@@ -76,7 +81,16 @@ impl KernelError {
                 | Self::Unreachable
                 | Self::Interrupted
                 | Self::TimedOut
+                | Self::StoodDown
                 | Self::InvalidResponse(_)
+        )
+    }
+
+    /// Whether it speaks of the whole environment, not of one client: nobody's calls get through.
+    pub fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable { .. } | Self::Unreachable | Self::Interrupted | Self::TimedOut
         )
     }
 
@@ -116,6 +130,7 @@ impl KernelError {
             Self::Unreachable => "unreachable",
             Self::Interrupted => "interrupted",
             Self::TimedOut => "timed_out",
+            Self::StoodDown => "stood_down",
             Self::Refused { .. } => "refused",
             Self::InvalidResponse(_) => "invalid_response",
         }

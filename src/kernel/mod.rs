@@ -5,9 +5,11 @@ mod client;
 pub mod contract;
 mod error;
 mod token;
+mod turnstile;
 
 pub use self::{
     client::{Client, ReadBack},
     error::KernelError,
     token::{AccessToken, Credentials, TokenRequest, Tokens},
+    turnstile::{Operation, Turn, Turnstile},
 };

@@ -14,7 +14,12 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::{Client, KernelError, client::new_correlator, contract};
+use super::{
+    Client, KernelError,
+    client::new_correlator,
+    contract,
+    turnstile::{Operation, Turnstile},
+};
 
 /// A channel's Kernel client.
 #[derive(Clone, Debug)]
@@ -26,7 +31,7 @@ pub struct Credentials {
 }
 
 /// What a token is asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TokenRequest {
     /// The token endpoint.
     pub url: String,
@@ -36,8 +41,10 @@ pub struct TokenRequest {
     pub scopes: Vec<String>,
     /// The purposes to ask for.
     pub purposes: Vec<String>,
-    /// How long the fetch may take.
+    /// How long one call may take.
     pub timeout: Duration,
+    /// What each call passes through; none: it is made at once.
+    pub turnstile: Option<Arc<dyn Turnstile>>,
 }
 
 /// An access token. Its `Debug` shows nothing of it.
@@ -182,9 +189,10 @@ async fn fetch(client: &Client, request: &TokenRequest) -> Result<(AccessToken, 
             request.credentials.id.expose_secret(),
             Some(request.credentials.secret.expose_secret()),
         )
-        .form(&form)
-        .timeout(request.timeout);
-    let answer = client.call(call, "token", &new_correlator()).await?;
+        .form(&form);
+    let answer = client
+        .call(call, request, Operation::Token, &new_correlator())
+        .await?;
     match answer.status {
         200 => granted(&answer.body, &request.scopes),
         400 | 401 => Err(refused(answer.status, &answer.body, &request.scopes)),

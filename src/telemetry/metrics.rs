@@ -1,6 +1,6 @@
 //! What is measured. Labels are bounded: channels that exist, words from a fixed list, never an error's text.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -13,6 +13,8 @@ use prometheus_client::{
     },
     registry::Registry as Inner,
 };
+
+use crate::kernel::KernelError;
 
 /// The metrics of one process, as a page.
 #[derive(Clone)]
@@ -63,9 +65,78 @@ pub struct BridgeMetrics {
 pub struct ControllerMetrics {
     reconciles: Family<ByResult, Counter>,
     kernel_calls: Family<ByOperation, Counter>,
+    kernel_call_seconds: Family<OfOperation, Histogram>,
     /// Status writes.
     pub status_writes: Counter,
+    /// Deletions that left Kernel's webhook behind.
+    pub cleanups_skipped: Counter,
     reconcile_seconds: Histogram,
+    environment_up: Family<BySide, Gauge>,
+    waiting: Family<ByEnvironment, Gauge>,
+    config: ConfigMetrics,
+    /// Whether this process leads.
+    pub leader: Gauge,
+    last_event: Family<ByKind, Gauge>,
+}
+
+/// How the configuration's file is followed; both roles have these.
+#[derive(Clone, Default)]
+pub struct ConfigMetrics {
+    reloads: Family<Outcome, Counter>,
+    stale: Gauge,
+}
+
+/// An outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    result: &'static str,
+}
+
+/// An operation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OfOperation {
+    operation: &'static str,
+}
+
+/// A kind of object that is watched.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByKind {
+    kind: &'static str,
+}
+
+/// An environment of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByEnvironment {
+    environment: String,
+}
+
+/// One server of an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BySide {
+    environment: String,
+    server: &'static str,
+}
+
+impl ConfigMetrics {
+    fn register(&self, inner: &mut Inner) {
+        inner.register(
+            "config_reloads",
+            "Changes of the configuration's file, by whether they were taken",
+            self.reloads.clone(),
+        );
+        inner.register(
+            "config_stale",
+            "1: the configuration's file can't be used, and the last good one is in force",
+            self.stale.clone(),
+        );
+    }
+
+    /// A change of the file was taken, or was not.
+    pub fn reloaded(&self, taken: bool) {
+        let result = if taken { "taken" } else { "refused" };
+        self.reloads.get_or_create(&Outcome { result }).inc();
+        self.stale.set(i64::from(!taken));
+    }
 }
 
 /// How a reconciliation ended.
@@ -205,13 +276,22 @@ impl BridgeMetrics {
 }
 
 impl ControllerMetrics {
-    /// The metrics and the registry that shows them.
-    pub fn new() -> (Self, Registry) {
+    /// The metrics and the registry that shows them; `channels` adds what is told of each channel.
+    pub fn new(channels: Box<dyn prometheus_client::collector::Collector>) -> (Self, Registry) {
         let metrics = Self {
             reconciles: Family::default(),
             kernel_calls: Family::default(),
+            kernel_call_seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.005, 2.0, 13))
+            }),
             status_writes: Counter::default(),
+            cleanups_skipped: Counter::default(),
             reconcile_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            environment_up: Family::default(),
+            waiting: Family::default(),
+            config: ConfigMetrics::default(),
+            leader: Gauge::default(),
+            last_event: Family::default(),
         };
         let mut inner = registry();
         let m = metrics.clone();
@@ -225,13 +305,77 @@ impl ControllerMetrics {
             "Calls to Kernel by operation and result",
             m.kernel_calls,
         );
+        inner.register(
+            "kernel_call_duration_seconds",
+            "Time of one call to Kernel",
+            m.kernel_call_seconds,
+        );
         inner.register("status_writes", "Writes of a channel's status", m.status_writes);
+        inner.register(
+            "cleanups_skipped",
+            "Deletions that left Kernel's webhook behind",
+            m.cleanups_skipped,
+        );
         inner.register(
             "reconcile_duration_seconds",
             "Time of one reconciliation",
             m.reconcile_seconds,
         );
+        inner.register(
+            "environment_up",
+            "1: calls to this server of the environment get through; 0: it is probed by one at a time",
+            m.environment_up,
+        );
+        inner.register(
+            "waiting_channels",
+            "Channels that wait for their turn to call Kernel",
+            m.waiting,
+        );
+        m.config.register(&mut inner);
+        inner.register("leader", "1: this process leads; 0: it stands by", m.leader);
+        inner.register(
+            "watch_last_event_timestamp_seconds",
+            "When the API server last told of an object of this kind, in seconds since 1970",
+            m.last_event,
+        );
+        inner.register_collector(channels);
         (metrics, Registry(Arc::new(inner)))
+    }
+
+    /// How the configuration's file is followed.
+    pub fn config(&self) -> &ConfigMetrics {
+        &self.config
+    }
+
+    /// Whether calls to a server of an environment get through.
+    pub fn environment_is_up(&self, environment: &str, server: &'static str, up: bool) {
+        let labels = BySide {
+            environment: environment.to_owned(),
+            server,
+        };
+        self.environment_up.get_or_create(&labels).set(i64::from(up));
+    }
+
+    /// How many channels of an environment wait for their turn.
+    pub fn waiting(&self, environment: &str, channels: usize) {
+        let labels = ByEnvironment {
+            environment: environment.to_owned(),
+        };
+        self.waiting
+            .get_or_create(&labels)
+            .set(i64::try_from(channels).unwrap_or(i64::MAX));
+    }
+
+    /// Forgets what was said of environments: those that are left are told of anew.
+    pub fn clear_environments(&self) {
+        self.environment_up.clear();
+        self.waiting.clear();
+    }
+
+    /// The API server told of an object of this kind.
+    pub fn heard_of(&self, kind: &'static str) {
+        let now = jiff::Timestamp::now().as_second();
+        self.last_event.get_or_create(&ByKind { kind }).set(now);
     }
 
     /// A reconciliation ended.
@@ -241,9 +385,20 @@ impl ControllerMetrics {
     }
 
     /// A call to Kernel ended.
-    pub fn called(&self, operation: &'static str, result: &'static str) {
+    pub fn called(&self, operation: &'static str, ended: Result<u16, &KernelError>, took: Duration) {
+        let result = match ended {
+            Ok(200..=299) => "ok",
+            Ok(401) => "unauthorized",
+            Ok(403) => "permission_denied",
+            Ok(429) => "rate_limited",
+            Ok(_) => "refused",
+            Err(error) => error.class(),
+        };
         self.kernel_calls
             .get_or_create(&ByOperation { operation, result })
             .inc();
+        self.kernel_call_seconds
+            .get_or_create(&OfOperation { operation })
+            .observe(took.as_secs_f64());
     }
 }

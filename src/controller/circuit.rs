@@ -1,0 +1,397 @@
+//! The circuit of one server of an environment: when nobody's calls get through, one channel at a time tries, and its
+//! success lets all go on (Law 7). Pure: moments come in, what to do goes out.
+//!
+//! A channel that fails alone does not open it: at least [`DISTINCT`] different channels (or all there are) must fail
+//! with nobody succeeding in between. While it is open a channel that would call is parked: it is given the error that
+//! the others got, and is woken when the circuit closes. A channel whose resource has just changed may try at once: a
+//! person may have put right what was wrong.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use indexmap::IndexSet;
+
+use super::roster::ObjectKey;
+use crate::{delivery::backoff::Backoff, kernel::KernelError};
+
+/// How many different channels must fail in a row.
+pub(super) const DISTINCT: usize = 3;
+/// Waits between probes: the first after about a second, then less and less often, at least once a minute.
+const PROBES: Backoff = Backoff {
+    base: Duration::from_secs(1),
+    cap: Duration::from_secs(60),
+};
+/// How long a probe may be under way before another channel is chosen: the one that was may be gone.
+const PROBE_PATIENCE: Duration = Duration::from_secs(30);
+/// The least time between two calls of channels that were changed.
+const BETWEEN_CHANGES: Duration = Duration::from_secs(1);
+
+/// Whether a call may be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It may.
+    Go,
+    /// Not now: this is what the others got. The channel is parked, and woken when the circuit closes.
+    Parked(KernelError),
+}
+
+/// What became of the circuit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing.
+    None,
+    /// It opened: nobody's calls get through.
+    Opened,
+    /// It closed: these may go on.
+    Closed(Vec<ObjectKey>),
+}
+
+#[derive(Debug)]
+enum State {
+    Closed { failing: BTreeSet<ObjectKey> },
+    Open(Open),
+}
+
+#[derive(Debug)]
+struct Open {
+    error: KernelError,
+    /// Probes that failed.
+    failed: u32,
+    probe_at: Instant,
+    probing: Option<(ObjectKey, Instant)>,
+    last_change: Option<Instant>,
+    /// In the order in which they try.
+    parked: IndexSet<ObjectKey>,
+}
+
+/// The circuit of one server.
+#[derive(Debug)]
+pub(super) struct Circuit {
+    state: State,
+}
+
+impl Default for Circuit {
+    fn default() -> Self {
+        Self {
+            state: State::Closed {
+                failing: BTreeSet::new(),
+            },
+        }
+    }
+}
+
+impl Circuit {
+    /// Whether this channel may call now. `changed` says that its resource or Secret is another than when it failed.
+    pub fn admit(&mut self, who: &ObjectKey, changed: bool, now: Instant) -> Admission {
+        let State::Open(open) = &mut self.state else {
+            return Admission::Go;
+        };
+        match &open.probing {
+            Some((prober, _)) if prober == who => return Admission::Go,
+            None if changed && open.last_change.is_none_or(|at| now >= at + BETWEEN_CHANGES) => {
+                open.last_change = Some(now);
+                open.probing = Some((who.clone(), now));
+                return Admission::Go;
+            }
+            _ => {}
+        }
+        open.park(who);
+        Admission::Parked(open.error.clone())
+    }
+
+    /// A call ended: `outage` is its error where that speaks of the whole environment, none where the server answered.
+    /// `population` is how many channels there are; `random` is from 0 to 1.
+    pub fn ended(
+        &mut self,
+        who: &ObjectKey,
+        outage: Option<&KernelError>,
+        population: usize,
+        now: Instant,
+        random: f64,
+    ) -> Change {
+        let Some(error) = outage else {
+            return match std::mem::take(self).state {
+                State::Closed { .. } => Change::None,
+                State::Open(open) => Change::Closed(open.parked.into_iter().collect()),
+            };
+        };
+        match &mut self.state {
+            State::Closed { failing } => {
+                failing.insert(who.clone());
+                if failing.len() < DISTINCT.min(population.max(1)) {
+                    return Change::None;
+                }
+                let parked = std::mem::take(failing).into_iter().collect();
+                self.state = State::Open(Open {
+                    error: error.clone(),
+                    failed: 0,
+                    probe_at: now + PROBES.wait_at_least(1, error.retry_after(), random),
+                    probing: None,
+                    last_change: None,
+                    parked,
+                });
+                Change::Opened
+            }
+            State::Open(open) => {
+                open.park(who);
+                if open.probing.as_ref().is_some_and(|(prober, _)| prober == who) {
+                    open.probing = None;
+                    open.failed = open.failed.saturating_add(1);
+                    open.error = error.clone();
+                    open.probe_at = now
+                        + PROBES.wait_at_least(open.failed.saturating_add(1), error.retry_after(), random);
+                }
+                Change::None
+            }
+        }
+    }
+
+    /// When [`Circuit::tick`] has something to do.
+    pub fn next_tick(&self) -> Option<Instant> {
+        match &self.state {
+            State::Closed { .. } => None,
+            State::Open(open) => Some(match &open.probing {
+                Some((_, since)) => *since + PROBE_PATIENCE,
+                None => open.probe_at,
+            }),
+        }
+    }
+
+    /// Whom to wake for a probe, if it is time for one.
+    pub fn tick(&mut self, now: Instant) -> Option<ObjectKey> {
+        if self.next_tick().is_none_or(|at| now < at) {
+            return None;
+        }
+        let State::Open(open) = &mut self.state else {
+            return None;
+        };
+        match open.parked.shift_remove_index(0) {
+            Some(who) => {
+                // To the end of the row: one channel that fails on its own must not be the only one to try.
+                open.parked.insert(who.clone());
+                open.probing = Some((who.clone(), now));
+                Some(who)
+            }
+            // Nobody wants to call: the next one that does may find out.
+            None => {
+                *self = Self::default();
+                None
+            }
+        }
+    }
+
+    /// The channel is gone.
+    pub fn forget(&mut self, who: &ObjectKey) {
+        match &mut self.state {
+            State::Closed { failing } => {
+                failing.remove(who);
+            }
+            State::Open(open) => {
+                open.parked.shift_remove(who);
+                if open.probing.as_ref().is_some_and(|(prober, _)| prober == who) {
+                    open.probing = None;
+                }
+            }
+        }
+    }
+
+    /// Whether calls are let through.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed { .. })
+    }
+}
+
+impl Open {
+    fn park(&mut self, who: &ObjectKey) {
+        if !self.parked.contains(who) {
+            self.parked.insert(who.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn who(n: u8) -> ObjectKey {
+        ObjectKey {
+            namespace: "n".into(),
+            name: n.to_string(),
+        }
+    }
+
+    const DOWN: KernelError = KernelError::Unavailable {
+        status: 503,
+        retry_after: None,
+    };
+
+    fn opened(now: Instant) -> Circuit {
+        let mut circuit = Circuit::default();
+        assert_eq!(circuit.ended(&who(1), Some(&DOWN), 9, now, 0.5), Change::None);
+        assert_eq!(circuit.ended(&who(1), Some(&DOWN), 9, now, 0.5), Change::None);
+        assert_eq!(circuit.ended(&who(2), Some(&DOWN), 9, now, 0.5), Change::None);
+        assert_eq!(circuit.ended(&who(3), Some(&DOWN), 9, now, 0.5), Change::Opened);
+        circuit
+    }
+
+    #[test]
+    fn a_channel_that_fails_alone_among_others_never_opens_it() {
+        let mut circuit = Circuit::default();
+        for _ in 0..100 {
+            assert_eq!(
+                circuit.ended(&who(1), Some(&DOWN), 9, Instant::now(), 0.5),
+                Change::None
+            );
+        }
+        assert_eq!(
+            circuit.ended(&who(2), Some(&DOWN), 9, Instant::now(), 0.5),
+            Change::None
+        );
+        circuit.ended(&who(3), None, 9, Instant::now(), 0.5);
+        assert_eq!(
+            circuit.ended(&who(4), Some(&DOWN), 9, Instant::now(), 0.5),
+            Change::None
+        );
+        assert!(circuit.is_closed());
+    }
+
+    #[test]
+    fn the_only_channel_of_an_environment_opens_it_alone() {
+        let mut circuit = Circuit::default();
+        assert_eq!(
+            circuit.ended(&who(1), Some(&DOWN), 1, Instant::now(), 0.5),
+            Change::Opened
+        );
+    }
+
+    #[test]
+    fn while_it_is_open_one_channel_at_a_time_tries_and_its_success_releases_all() {
+        let start = Instant::now();
+        let mut circuit = opened(start);
+        assert_eq!(circuit.admit(&who(4), false, start), Admission::Parked(DOWN));
+        assert_eq!(circuit.tick(start), None, "not before its time");
+        let at = circuit.next_tick().unwrap();
+        assert!(at > start && at <= start + Duration::from_secs(1));
+        let prober = circuit.tick(at).unwrap();
+        assert_eq!(circuit.tick(at), None, "one at a time");
+        for n in 1..=4 {
+            let expected = if who(n) == prober {
+                Admission::Go
+            } else {
+                Admission::Parked(DOWN)
+            };
+            assert_eq!(circuit.admit(&who(n), false, at), expected);
+        }
+        circuit.ended(&prober, Some(&DOWN), 9, at, 0.5);
+        let next = circuit.next_tick().unwrap();
+        assert!(
+            next >= at + Duration::from_secs(1) && next <= at + Duration::from_secs(2),
+            "less often"
+        );
+        let second = circuit.tick(next).unwrap();
+        assert_ne!(second, prober, "they take turns");
+        let Change::Closed(mut released) = circuit.ended(&second, None, 9, next, 0.5) else {
+            panic!("the circuit closes")
+        };
+        released.sort();
+        assert_eq!(released, [who(1), who(2), who(3), who(4)]);
+        assert_eq!(circuit.admit(&who(9), false, next), Admission::Go);
+    }
+
+    #[test]
+    fn a_changed_channel_may_try_at_once_but_a_flood_of_changes_may_not() {
+        let start = Instant::now();
+        let mut circuit = opened(start);
+        assert_eq!(circuit.admit(&who(7), true, start), Admission::Go);
+        assert_eq!(circuit.admit(&who(8), true, start), Admission::Parked(DOWN));
+        circuit.ended(&who(7), Some(&DOWN), 9, start, 0.5);
+        let soon = start + Duration::from_millis(10);
+        assert_eq!(circuit.admit(&who(8), true, soon), Admission::Parked(DOWN));
+        let later = start + Duration::from_secs(1);
+        assert_eq!(circuit.admit(&who(8), true, later), Admission::Go);
+    }
+
+    #[test]
+    fn a_prober_that_is_gone_is_followed_by_another_and_nobody_left_closes_it() {
+        let start = Instant::now();
+        let mut circuit = opened(start);
+        let at = circuit.next_tick().unwrap();
+        let prober = circuit.tick(at).unwrap();
+        circuit.forget(&prober);
+        let second = circuit.tick(circuit.next_tick().unwrap()).unwrap();
+        assert_ne!(second, prober);
+        // This one never calls (it was suspended, say).
+        let third = circuit.tick(circuit.next_tick().unwrap()).unwrap();
+        assert_ne!(third, second);
+        circuit.forget(&second);
+        circuit.forget(&third);
+        assert_eq!(circuit.tick(start + Duration::from_secs(3600)), None);
+        assert!(circuit.is_closed());
+    }
+
+    #[test]
+    fn it_waits_as_long_as_the_server_asks_for() {
+        let start = Instant::now();
+        let asks = KernelError::Unavailable {
+            status: 503,
+            retry_after: Some(Duration::from_secs(40)),
+        };
+        let mut circuit = Circuit::default();
+        circuit.ended(&who(1), Some(&asks), 1, start, 0.0);
+        assert!(circuit.next_tick().unwrap() >= start + Duration::from_secs(40));
+    }
+
+    proptest! {
+        /// Whatever happens: while it is open at most one channel is let through between two moments of choice, every
+        /// parked channel is released at the end, and there is always a next probe within a minute and a half.
+        #[test]
+        fn nobody_is_forgotten(events in prop::collection::vec((0u8..6, 0u8..4, 0u64..3000), 1..200)) {
+            let mut now = Instant::now();
+            let mut circuit = Circuit::default();
+            let (mut parked, mut touched) = (BTreeSet::new(), BTreeSet::new());
+            for (n, what, wait) in events {
+                now += Duration::from_millis(wait);
+                let (channel, wake) = (who(n), circuit.tick(now));
+                prop_assert!(wake.is_none_or(|wake| touched.contains(&wake)));
+                if what < 2 {
+                    touched.insert(channel.clone());
+                }
+                match what {
+                    0 => {
+                        if matches!(circuit.admit(&channel, false, now), Admission::Parked(_)) {
+                            parked.insert(channel);
+                        }
+                    }
+                    1 => {
+                        let change = circuit.ended(&channel, Some(&DOWN), 6, now, 0.3);
+                        if change == Change::Opened || !circuit.is_closed() {
+                            parked.insert(channel);
+                        }
+                    }
+                    2 => {
+                        if let Change::Closed(released) = circuit.ended(&channel, None, 6, now, 0.3) {
+                            let released: BTreeSet<_> = released.into_iter().collect();
+                            prop_assert!(parked.is_subset(&released));
+                            parked.clear();
+                        }
+                    }
+                    _ => {
+                        circuit.forget(&channel);
+                        parked.remove(&channel);
+                        touched.remove(&channel);
+                    }
+                }
+                if circuit.is_closed() {
+                    parked.clear();
+                } else {
+                    let next = circuit.next_tick().unwrap();
+                    prop_assert!(next <= now + Duration::from_secs(90));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What is remembered of each channel while this process runs. What must outlive it stands in the status.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash, RandomState},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::time::Instant;
+
+use super::decide::Verdict;
+use crate::{api::WhatsAppChannelStatus, kernel::Credentials};
+
+/// What a verification was made for, hashed: if any of it changes, Kernel is looked at again.
+pub(super) type Fingerprint = u64;
+
+/// One channel.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    /// What the webhook was last found or set right for, and when the next look is due.
+    pub verified: Option<(Fingerprint, Instant)>,
+    /// Looks that failed in a row since then.
+    pub misses: u32,
+    /// The status that was written last, and the resourceVersion that it made; until the watch has told of it.
+    pub written: Option<Box<(u64, WhatsAppChannelStatus)>>,
+    /// What was found out and could not be reported: the API server did not take it. It is reported without asking
+    /// Kernel again.
+    pub unreported: Option<Box<(Fingerprint, Verdict)>>,
+    /// What the failures in a row were for, and how many there were.
+    pub failures: Option<(Fingerprint, u32)>,
+    /// What the bridge was told of, and when.
+    pub announced: Option<(Fingerprint, Instant)>,
+    /// When Kernel was last heard about it, in seconds since 1970.
+    pub looked_at: Option<i64>,
+    /// When its deletion first failed.
+    pub cleanup_failing: Option<Instant>,
+    /// Its Kernel client, kept where its deletion clears the webhook: the Secret may go first.
+    pub credentials: Option<Box<Credentials>>,
+}
+
+/// All channels, by UID.
+#[derive(Default)]
+pub(super) struct Memories {
+    /// UIDs are hashed: they are random themselves, and 36 bytes each.
+    by_uid: Mutex<HashMap<u64, Memory>>,
+    hasher: RandomState,
+}
+
+impl Memories {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Memory>> {
+        self.by_uid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A hash that only this process can make: of a fingerprint's parts, of a client's id.
+    pub fn hash(&self, what: impl Hash) -> u64 {
+        self.hasher.hash_one(what)
+    }
+
+    /// What is remembered of a channel.
+    pub fn of(&self, uid: &str) -> Memory {
+        self.lock().get(&self.hash(uid)).cloned().unwrap_or_default()
+    }
+
+    /// Replaces what is remembered.
+    pub fn keep(&self, uid: &str, memory: Memory) {
+        self.lock().insert(self.hash(uid), memory);
+    }
+
+    /// Forgets a channel.
+    pub fn forget(&self, uid: &str) {
+        self.lock().remove(&self.hash(uid));
+    }
+
+    /// The watch has told of this version: a status that made it, or an older one, need not be remembered.
+    pub fn caught_up(&self, uid: &str, version: u64) {
+        if let Some(memory) = self.lock().get_mut(&self.hash(uid))
+            && memory
+                .written
+                .as_ref()
+                .is_some_and(|written| written.0 <= version)
+        {
+            memory.written = None;
+        }
+    }
+}
