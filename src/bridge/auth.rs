@@ -9,7 +9,10 @@ use std::{borrow::Cow, sync::Arc};
 use jiff::Timestamp;
 use url::form_urlencoded;
 
-use super::routes::{Route, RouteTable};
+use super::{
+    issued::{self, KeyDigest},
+    routes::{Route, RouteTable},
+};
 use crate::{
     api::ChannelId,
     kernel::contract::{API_KEY_NAMES, CHANNEL_ID_NAMES},
@@ -52,9 +55,11 @@ pub fn judge(
     // An unknown channel takes the same way, and so the same time, as a wrong key.
     let proof = keys.verify(channel.unwrap_or(ChannelId::from_bytes([0; 16])), &key);
     let route = channel.and_then(|channel| routes.get(channel));
-    let issued = route.and_then(|route| route.issued.as_ref());
-    let no_key = crate::keys::ApiKey::issued("");
-    let is_issued = issued.and_then(Option::as_ref).unwrap_or(&no_key).matches(&key) && !key.is_empty();
+    let digest = KeyDigest::of(keys, &key);
+    let is_issued =
+        !key.is_empty() && issued::presented(route.map_or(&[], |route| route.issued.as_slice()), digest, now);
+    let departed = channel.map_or(&[][..], |channel| routes.departed(channel));
+    let is_departed = !key.is_empty() && issued::presented(departed, digest, now);
 
     match (route, proof) {
         (Some(route), _) if is_issued => Verdict::Routed(route.clone()),
@@ -70,7 +75,8 @@ pub fn judge(
         // The key was made for another namespace or environment, from where the channel has gone for now.
         (_, Some(_)) => Verdict::NotRoutable,
         // The channel's issued key is not known yet: nobody can be refused or believed.
-        (Some(route), None) if matches!(route.issued, Some(None)) => Verdict::NotRoutable,
+        (Some(route), None) if route.key_missing => Verdict::NotRoutable,
+        (None, None) if is_departed => Verdict::NotRoutable,
         _ => Verdict::Refused,
     }
 }
@@ -97,7 +103,10 @@ fn one_of<'a>(query: &'a str, names: &[&str]) -> Found<'a> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::routes::tests::{installation, view},
+        super::{
+            issued::Issued,
+            routes::tests::{installation, view},
+        },
         *,
     };
     use crate::keys::{ApiKey, KeyMaterial, Tag};
@@ -121,9 +130,11 @@ mod tests {
                 ..Default::default()
             });
         }
-        RouteTable::build(&[one], &installation(), |_| {
-            issued.filter(|key| !key.is_empty()).map(ApiKey::issued)
-        })
+        let mut known = Issued::default();
+        if let Some(key) = issued.filter(|key| !key.is_empty()) {
+            known.read(&one, &keys(), &ApiKey::issued(key), "1");
+        }
+        RouteTable::build(&[one], &installation(), &known)
     }
 
     fn key(id: u8, namespace: &str, generation: u64) -> String {

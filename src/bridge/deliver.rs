@@ -91,7 +91,7 @@ impl Deliver for Deliverer {
             .remove(&item.seq);
         let channel = item.lane.conversation.channel;
         let direction = word(item.lane.direction);
-        let contact = self.state.keys.digest(&item.lane.conversation.contact);
+        let contact = self.state.keys.load().digest(&item.lane.conversation.contact);
         match outcome {
             Outcome::Delivered { .. } => {
                 self.state
@@ -124,7 +124,8 @@ impl Deliverer {
                 &"the journal's entry is no webhook call",
             );
         };
-        let Some(credentials) = self.state.aura.get(&route.environment_name) else {
+        let setup = self.state.setup.load_full();
+        let Some(credentials) = setup.aura.get(&route.environment_name) else {
             return failed(Ended::Blocked, &"the environment has no credential for Aura");
         };
         let settings = &route.environment.aura;
@@ -149,8 +150,8 @@ impl Deliverer {
     /// The activity's id and JSON.
     fn activity(&self, route: &Route, entry: &Entry) -> Option<(String, Bytes)> {
         let event = whatsapp::parse(&entry.body).ok()?.pop()?;
-        let id = entry::activity_id(route.channel, &event, &self.state.keys);
-        let conversation = self.state.keys.sealer().seal(&ConversationKey {
+        let id = entry::activity_id(route.channel, &event, &self.state.keys.load());
+        let conversation = self.state.keys.load().sealer().seal(&ConversationKey {
             channel: route.channel,
             contact: entry.contact.clone(),
         });
@@ -192,7 +193,7 @@ impl Deliverer {
         let mut reference = None;
         let parts = convert::reply_messages(&reply, &entry.contact);
         for part in parts.iter().skip(sent) {
-            let correlator = entry::send_correlator(entry.seq, sent, &self.state.keys);
+            let correlator = entry::send_correlator(entry.seq, sent, &self.state.keys.load());
             match self.kernel.send(&request, &url, &correlator, part).await {
                 Ok(id) => {
                     sent += 1;

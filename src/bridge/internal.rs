@@ -106,7 +106,8 @@ async fn take(
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
     // Every environment's credential is compared, so that the time tells nothing.
-    let admitted: Vec<&str> = state
+    let (setup, keys) = (state.setup.load_full(), state.keys.load_full());
+    let admitted: Vec<&str> = setup
         .aura
         .iter()
         .filter_map(|(name, credentials)| credentials.inbound.admits(presented).then_some(name.as_str()))
@@ -116,7 +117,7 @@ async fn take(
     }
     let conversation = path
         .first()
-        .and_then(|(_, id)| state.keys.sealer().open(id))
+        .and_then(|(_, id)| keys.sealer().open(id))
         .ok_or(Rejection::UnknownConversation)?;
     let routes = state.routes.load();
     let route = routes.get(conversation.channel).ok_or(Refusal::NotNow)?.clone();
@@ -128,7 +129,7 @@ async fn take(
     if !public::is_json(&parts.headers) {
         return Err(Refusal::NotJson.into());
     }
-    let patience = state.installation.bridge.body_timeout();
+    let patience = setup.installation.bridge.body_timeout();
     let body = public::read(&parts.headers, body, contract::MAX_REPLY, patience).await?;
     let activity: Reply = serde_json::from_slice(&body).map_err(|_| Refusal::Malformed)?;
     let named = activity
@@ -173,7 +174,7 @@ async fn take(
         &conversation.contact,
         own_id,
         body,
-        &state.keys,
+        &keys,
         now_ms(),
     );
     let appended = state
@@ -187,7 +188,7 @@ async fn take(
         None => return Err(Refusal::NotNow.into()),
     };
     state.metrics.replied(&route.channel.to_string(), new, 1 - new);
-    let contact = state.keys.digest(&conversation.contact);
+    let contact = keys.digest(&conversation.contact);
     tracing::info!(channel = %route.channel, %contact, seq, new, "reply accepted");
     Ok(own_id.map_or_else(|| format!("reply-{seq}"), ToOwned::to_owned))
 }

@@ -103,14 +103,12 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
         .headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
-    let routes = state.routes.load();
-    let route = match judge(
-        parts.uri.query(),
-        authorization,
-        &state.keys,
-        &routes,
-        Timestamp::now(),
-    ) {
+    let (routes, keys, setup) = (
+        state.routes.load(),
+        state.keys.load_full(),
+        state.setup.load_full(),
+    );
+    let route = match judge(parts.uri.query(), authorization, &keys, &routes, Timestamp::now()) {
         Verdict::Routed(route) => route,
         Verdict::NotRoutable => return Err(Refusal::NotNow),
         // Before the routes are known nobody can be refused: a key issued elsewhere could not be compared.
@@ -122,7 +120,7 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
     if !is_json(&parts.headers) {
         return Err(Refusal::NotJson);
     }
-    let limits = &state.installation.bridge;
+    let limits = &setup.installation.bridge;
     let body = read(&parts.headers, body, limits.max_body_bytes, limits.body_timeout()).await?;
     let events = whatsapp::parse(&body).map_err(|error| {
         tracing::warn!(channel = %route.channel, %error, bytes = body.len(), "a webhook call that can't be read");
@@ -133,9 +131,9 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
     let entries: Vec<_> = events
         .iter()
         .filter_map(|event| match event {
-            Event::Message(message) => Some(entry::message(route.channel, message, &state.keys, now)),
+            Event::Message(message) => Some(entry::message(route.channel, message, &keys, now)),
             Event::Status(status) => {
-                entry::is_of_interest(status).then(|| entry::status(route.channel, status, &state.keys, now))
+                entry::is_of_interest(status).then(|| entry::status(route.channel, status, &keys, now))
             }
         })
         .collect();

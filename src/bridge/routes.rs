@@ -6,12 +6,13 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
+use super::issued::{self, Issued, Taken};
 use crate::{
     api::{
         ChannelId, Claim, CredentialsRef, Effective, WebhookKeyStatus, WhatsAppChannel, WhatsAppChannelSpec,
     },
     config::{Environment, Installation},
-    keys::{ApiKey, Tag},
+    keys::Tag,
 };
 
 /// What the bridge keeps of a resource: no secret, little else. Also what the snapshot holds.
@@ -28,6 +29,9 @@ pub struct ChannelView {
     pub spec: WhatsAppChannelSpec,
     /// The resourceVersion of the Secret that the controller used last: a change of it says that the Secret changed.
     pub secret_version: Option<String>,
+    /// The resourceVersion of the Secret with a key issued elsewhere, as the controller announced it.
+    #[serde(default)]
+    pub api_key_version: Option<String>,
     /// The key that Kernel was told.
     pub webhook_key: Option<WebhookKeyStatus>,
 }
@@ -55,8 +59,10 @@ pub struct Route {
     pub tag: Tag,
     /// The generations of its derived key that are taken, and until when the oldest is.
     pub generations: Generations,
-    /// Where it has a key issued elsewhere: that key, once it is known.
-    pub issued: Option<Option<ApiKey>>,
+    /// The keys issued elsewhere that are taken.
+    pub issued: Vec<Taken>,
+    /// It has a key issued elsewhere that is not known yet.
+    pub key_missing: bool,
 }
 
 /// Which generations of a derived key are taken: that of the spec; the next one, so that the controller may tell Kernel
@@ -115,6 +121,8 @@ impl Generations {
 #[derive(Debug, Default)]
 pub struct RouteTable {
     routes: HashMap<ChannelId, Arc<Route>>,
+    /// The keys issued elsewhere of channels that are gone.
+    departed: HashMap<ChannelId, Vec<Taken>>,
 }
 
 impl ChannelView {
@@ -127,6 +135,7 @@ impl ChannelView {
             created: channel.creation_timestamp()?.0.as_second(),
             spec: channel.spec.clone(),
             secret_version: status.and_then(|status| status.observed_secret_version.clone()),
+            api_key_version: status.and_then(|status| status.observed_api_key_version.clone()),
             webhook_key: status.and_then(|status| status.webhook_key.clone()),
         })
     }
@@ -144,11 +153,10 @@ impl RouteTable {
     /// The routes of these resources: of several with one channel, the one that holds it. A resource whose
     /// environment is unknown, or not for its namespace, claims nothing.
     ///
-    /// `issued` gives the keys issued elsewhere that are known, by namespace, Secret and key.
     pub fn build<'a>(
         views: impl IntoIterator<Item = &'a ChannelView>,
         installation: &Installation,
-        issued: impl Fn(&ChannelView) -> Option<ApiKey>,
+        issued: &Issued,
     ) -> Self {
         let environments: HashMap<&str, Arc<Environment>> = installation
             .environments
@@ -174,10 +182,16 @@ impl RouteTable {
             .into_iter()
             .filter_map(|(channel, view)| {
                 let environment = environments.get(view.spec.environment.as_str())?.clone();
-                Some((channel, Arc::new(Route::new(channel, view, environment, &issued))))
+                Some((channel, Arc::new(Route::new(channel, view, environment, issued))))
             })
             .collect();
-        Self { routes }
+        let departed = issued.departed();
+        Self { routes, departed }
+    }
+
+    /// The keys of a channel that is gone.
+    pub fn departed(&self, channel: ChannelId) -> &[Taken] {
+        self.departed.get(&channel).map_or(&[], Vec::as_slice)
     }
 
     /// The route of a channel.
@@ -202,25 +216,17 @@ impl RouteTable {
 }
 
 impl Route {
-    fn new(
-        channel: ChannelId,
-        view: &ChannelView,
-        environment: Arc<Environment>,
-        issued: impl Fn(&ChannelView) -> Option<ApiKey>,
-    ) -> Self {
+    fn new(channel: ChannelId, view: &ChannelView, environment: Arc<Environment>, issued: &Issued) -> Self {
         let effective = Effective::new(&view.spec, &environment.channel_defaults);
-        let has_issued = view
-            .spec
-            .webhook
-            .as_ref()
-            .is_some_and(|webhook| webhook.api_key_secret_ref.is_some());
+        let taken = issued.taken(view);
         Self {
             channel,
             namespace: view.namespace.clone(),
             name: view.name.clone(),
             tag: Tag::new(&view.spec.environment, &view.namespace),
             generations: Generations::new(effective.key_generation, view.webhook_key.as_ref()),
-            issued: has_issued.then(|| issued(view)),
+            key_missing: taken.is_empty() && issued::reference(view).is_some(),
+            issued: taken,
             environment_name: view.spec.environment.clone(),
             environment,
             effective,
@@ -261,6 +267,7 @@ environments:
                 ..WhatsAppChannelSpec::example()
             },
             secret_version: None,
+            api_key_version: None,
             webhook_key: None,
         }
     }
@@ -272,7 +279,7 @@ environments:
             view("aura-es", "a", 9, 1),
             view("aura-es", "c", 1, 2),
         ];
-        let table = RouteTable::build(&views, &installation(), |_| None);
+        let table = RouteTable::build(&views, &installation(), &Issued::default());
         assert_eq!(table.len(), 2);
         assert_eq!(table.get(ChannelId::from_bytes([1; 16])).unwrap().name, "b");
     }
@@ -283,7 +290,7 @@ environments:
             view("elsewhere", "squatter", 1, 1),
             view("aura-es", "owner", 9, 1),
         ];
-        let table = RouteTable::build(&views, &installation(), |_| None);
+        let table = RouteTable::build(&views, &installation(), &Issued::default());
         assert_eq!(table.get(ChannelId::from_bytes([1; 16])).unwrap().name, "owner");
     }
 

@@ -9,16 +9,17 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     deliver::{Deliverer, SharedDeliverer},
     internal, public,
+    reload::Reload,
     routes::RouteTable,
     secrets::Secrets,
     snapshot,
-    state::{AuraCredentials, Health, State},
+    state::{Health, Setup, State},
     watch::Watch,
 };
 use crate::{
@@ -37,6 +38,8 @@ use crate::{
 pub struct Options {
     /// The checked configuration.
     pub installation: Installation,
+    /// The file that it was read from, and is followed in.
+    pub config: PathBuf,
     /// The namespace that the release lives in.
     pub release_namespace: String,
     /// The directory that the installation Secret is mounted as.
@@ -87,7 +90,7 @@ pub enum BridgeError {
 }
 
 /// Reads the installation key from the directory that its Secret is mounted as.
-fn keys(dir: &Path) -> Result<Keys, BridgeError> {
+pub(super) fn keys(dir: &Path) -> Result<Keys, BridgeError> {
     let material =
         KeyMaterial::new(|name| std::fs::read(dir.join(name)).ok()).map_err(|source| BridgeError::Key {
             path: dir.display().to_string(),
@@ -102,7 +105,7 @@ fn keys(dir: &Path) -> Result<Keys, BridgeError> {
 /// When it can't start, with what to put right.
 pub async fn run(client: kube::Client, options: Options, stop: CancellationToken) -> Result<(), BridgeError> {
     let keys = keys(&options.installation_key)?;
-    let aura_credentials = AuraCredentials::read(&options.installation)?;
+    let setup = Setup::new(options.installation.clone())?;
     let limits = options.installation.bridge.clone();
     let journal_dir = options.data_dir.join("journal");
     let journal_options = journal::Options {
@@ -123,7 +126,10 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
     let (metrics, registry) = BridgeMetrics::new();
 
     let snapshot = snapshot::load(&options.data_dir);
-    let routes = RouteTable::build(snapshot.iter().flatten(), &options.installation, |_| None);
+    let routes = match &snapshot {
+        Some(known) => RouteTable::build(&known.channels, &options.installation, &known.issued),
+        None => RouteTable::default(),
+    };
     tracing::info!(
         pending = pending.len(),
         routes = routes.len(),
@@ -137,14 +143,14 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
     let health = Health::default();
     health.routes_known.store(snapshot.is_some(), Ordering::Relaxed);
     let state = Arc::new(State {
-        keys,
+        setup: ArcSwap::from_pointee(setup),
+        setup_changed: Notify::new(),
+        keys: ArcSwap::from_pointee(keys),
         routes: ArcSwap::from_pointee(routes),
-        aura: aura_credentials,
         secrets: Secrets::new(client.clone()),
         journal: journal.clone(),
         metrics,
         health,
-        installation: options.installation.clone(),
     });
     let deliverer: SharedDeliverer = Arc::new(Deliverer {
         state: state.clone(),
@@ -201,6 +207,12 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
     let mut parts = Parts::default();
     let (public, internal) = (public::router(state.clone()), internal::router(state.clone()));
     parts.spawn("delivery", runner.run(stop.clone(), grace));
+    let reload = Reload {
+        state: state.clone(),
+        config: options.config.clone(),
+        installation_key: options.installation_key.clone(),
+    };
+    parts.spawn("reload", reload.run(stop.clone()));
     parts.spawn("watch", watch.run(snapshot, stop.clone()));
     parts.spawn(
         "public listener",

@@ -102,16 +102,22 @@ impl Secrets {
         self.slot(route).lock().await.rejected = true;
     }
 
-    /// An API key that was issued elsewhere.
+    /// An API key that was issued elsewhere, and the version of its Secret.
     ///
     /// # Errors
     /// When it can't be read or used.
-    pub async fn issued_key(&self, namespace: &str, reference: &KeyRef) -> Result<ApiKey, Unavailable> {
+    pub async fn issued_key(
+        &self,
+        namespace: &str,
+        reference: &KeyRef,
+    ) -> Result<(ApiKey, String), Unavailable> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let secret = cluster::get(&secrets, &reference.name)
             .await
             .map_err(|_| Unavailable::Unreadable)?;
-        Ok(cluster::issued_key(secret.as_ref(), reference)?)
+        let key = cluster::issued_key(secret.as_ref(), reference)?;
+        let version = secret.and_then(|secret| secret.metadata.resource_version);
+        Ok((key, version.unwrap_or_default()))
     }
 
     /// Forgets the credentials of channels that are gone.

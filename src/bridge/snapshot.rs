@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::routes::ChannelView;
+use super::{
+    issued::{Issued, Kept},
+    routes::ChannelView,
+};
 
 const FILE: &str = "routes.json";
 const FORMAT: u32 = 1;
@@ -18,6 +21,17 @@ const FORMAT: u32 = 1;
 struct Snapshot {
     format: u32,
     channels: Vec<ChannelView>,
+    #[serde(default)]
+    issued: Vec<Kept>,
+}
+
+/// What was known.
+#[derive(Debug, PartialEq)]
+pub(super) struct Known {
+    /// The resources.
+    pub channels: Vec<ChannelView>,
+    /// The keys issued elsewhere, as digests.
+    pub issued: Issued,
 }
 
 fn path(dir: &Path) -> PathBuf {
@@ -28,10 +42,11 @@ fn path(dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When the volume does not take it.
-pub(super) fn save(dir: &Path, channels: &[ChannelView]) -> io::Result<()> {
+pub(super) fn save(dir: &Path, channels: Vec<ChannelView>, issued: &Issued) -> io::Result<()> {
     let snapshot = Snapshot {
         format: FORMAT,
-        channels: channels.to_vec(),
+        channels,
+        issued: issued.kept(),
     };
     let new = dir.join("routes.json.new");
     let file = fs::File::create(&new)?;
@@ -42,10 +57,13 @@ pub(super) fn save(dir: &Path, channels: &[ChannelView]) -> io::Result<()> {
 }
 
 /// Reads the snapshot; `None` where there is none, or none that this release understands.
-pub(super) fn load(dir: &Path) -> Option<Vec<ChannelView>> {
+pub(super) fn load(dir: &Path) -> Option<Known> {
     let file = fs::File::open(path(dir)).ok()?;
     match serde_json::from_reader::<_, Snapshot>(io::BufReader::new(file)) {
-        Ok(snapshot) if snapshot.format == FORMAT => Some(snapshot.channels),
+        Ok(snapshot) if snapshot.format == FORMAT => Some(Known {
+            channels: snapshot.channels,
+            issued: Issued::restore(snapshot.issued),
+        }),
         Ok(snapshot) => {
             tracing::warn!(
                 format = snapshot.format,
@@ -69,8 +87,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(load(dir.path()), None);
         let views = vec![view("a", "b", 1, 1), view("a", "c", 2, 2)];
-        save(dir.path(), &views).unwrap();
-        assert_eq!(load(dir.path()), Some(views));
+        save(dir.path(), views.clone(), &Issued::default()).unwrap();
+        assert_eq!(load(dir.path()).unwrap().channels, views);
         fs::write(path(dir.path()), "{\"format\":1,\"chan").unwrap();
         assert_eq!(load(dir.path()), None);
     }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::{routes::RouteTable, secrets::Secrets};
 use crate::{
@@ -21,14 +22,33 @@ use crate::{
 
 /// Shared state of the bridge.
 pub(super) struct State {
-    pub installation: Installation,
-    pub keys: Keys,
+    /// The configuration in force.
+    pub setup: ArcSwap<Setup>,
+    /// Told when the configuration in force is another.
+    pub setup_changed: Notify,
+    pub keys: ArcSwap<Keys>,
     pub routes: ArcSwap<RouteTable>,
-    pub aura: HashMap<String, AuraCredentials>,
     pub secrets: Secrets,
     pub journal: Journal,
     pub metrics: BridgeMetrics,
     pub health: Health,
+}
+
+/// The configuration, with the credentials whose files it names.
+pub(super) struct Setup {
+    pub installation: Installation,
+    pub aura: HashMap<String, AuraCredentials>,
+}
+
+impl Setup {
+    /// Reads the files that a configuration names.
+    ///
+    /// # Errors
+    /// When one can't be used.
+    pub fn new(installation: Installation) -> Result<Self, CredentialError> {
+        let aura = AuraCredentials::read(&installation)?;
+        Ok(Self { installation, aura })
+    }
 }
 
 /// How one environment's Aura and the bridge know each other.
@@ -64,7 +84,7 @@ impl AuraCredentials {
     ///
     /// # Errors
     /// When a file can't be used.
-    pub fn read(installation: &Installation) -> Result<HashMap<String, Self>, CredentialError> {
+    fn read(installation: &Installation) -> Result<HashMap<String, Self>, CredentialError> {
         installation
             .environments
             .iter()

@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream::SelectAll};
+use jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt,
     runtime::{
@@ -20,17 +21,12 @@ use kube::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    issued::{self, Issued},
     routes::{ChannelView, RouteTable},
-    secrets::Secrets,
     snapshot,
     state::Shared,
 };
-use crate::{
-    api::{KeyRef, WhatsAppChannel},
-    cluster::WatchBackoff,
-    delivery::RunnerHandle,
-    keys::ApiKey,
-};
+use crate::{api::WhatsAppChannel, cluster::WatchBackoff, delivery::RunnerHandle};
 
 /// How long changes are gathered before the table is built anew: a list of many resources is one change.
 const GATHER: Duration = Duration::from_millis(10);
@@ -115,7 +111,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Watches until told to stop, beginning with what the snapshot knew.
-    pub async fn run(self, snapshot: Option<Vec<ChannelView>>, stop: CancellationToken) {
+    pub async fn run(self, snapshot: Option<snapshot::Known>, stop: CancellationToken) {
         let start = tokio::time::Instant::now();
         let mut events = SelectAll::new();
         for (scope, api) in self.apis().into_iter().enumerate() {
@@ -130,10 +126,12 @@ impl Watch {
         let scopes = events.len();
         let has_snapshot = snapshot.is_some();
         let mut views = Views::default();
-        views.seed(snapshot.into_iter().flatten(), |namespace| {
-            self.scope_of(namespace)
-        });
-        let mut issued = Issued::default();
+        let (channels, mut issued) = snapshot
+            .map(|known| (known.channels, known.issued))
+            .unwrap_or_default();
+        views.seed(channels.into_iter(), |namespace| self.scope_of(namespace));
+        // A key could not be read: it is asked for again.
+        let mut missing = false;
         let mut dirty = false;
         let mut deadline = pin!(tokio::time::sleep(GATHER));
         loop {
@@ -156,7 +154,13 @@ impl Watch {
                         );
                     }
                 },
-                () = &mut deadline, if dirty || issued.missing => {
+                () = self.state.setup_changed.notified() => {
+                    if !dirty {
+                        dirty = true;
+                        deadline.as_mut().reset(tokio::time::Instant::now() + GATHER);
+                    }
+                }
+                () = &mut deadline, if dirty || missing => {
                     // Without a snapshot, a table built from a part of the namespaces would refuse or put off the
                     // others' calls: all are waited for, but one that can't be listed does not stop the rest for ever.
                     let all = views.synced.len() == scopes;
@@ -166,11 +170,17 @@ impl Watch {
                     }
                     dirty = false;
                     self.state.health.synced.store(all, Ordering::Relaxed);
+                    if all {
+                        issued.tidy(views.known.values(), Timestamp::now());
+                    }
                     self.replace(&views, &issued).await;
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        changed = issued.read(&self.state.secrets, &views) => if changed {
-                            self.replace(&views, &issued).await;
+                        (changed, unread) = self.read_keys(&mut issued, &views) => {
+                            missing = unread;
+                            if changed {
+                                self.replace(&views, &issued).await;
+                            }
                         }
                     }
                     deadline.as_mut().reset(tokio::time::Instant::now() + KEYS_AGAIN);
@@ -196,12 +206,41 @@ impl Watch {
             .map_or(Some(0), |all| all.iter().position(|one| one == namespace))
     }
 
+    /// Reads the keys issued elsewhere that are new or changed. Answers whether any was read, and whether one is missing.
+    async fn read_keys(&self, issued: &mut Issued, views: &Views) -> (bool, bool) {
+        let (mut changed, mut missing) = (false, false);
+        for view in views
+            .known
+            .values()
+            .filter(|view| issued.must_read(view))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            let Some(reference) = issued::reference(&view) else {
+                continue;
+            };
+            match self.state.secrets.issued_key(&view.namespace, reference).await {
+                Ok((key, version)) => {
+                    issued.read(&view, &self.state.keys.load(), &key, &version);
+                    changed = true;
+                }
+                Err(error) => {
+                    missing = true;
+                    tracing::info!(
+                        namespace = view.namespace, name = view.name, %error,
+                        "the channel's API key can't be used yet"
+                    );
+                }
+            }
+        }
+        (changed, missing)
+    }
+
     async fn replace(&self, views: &Views, issued: &Issued) {
         let list: Vec<ChannelView> = views.known.values().cloned().collect();
         let old = self.state.routes.load_full();
-        let new = Arc::new(RouteTable::build(&list, &self.state.installation, |view| {
-            issued.key(view)
-        }));
+        let setup = self.state.setup.load();
+        let new = Arc::new(RouteTable::build(&list, &setup.installation, issued));
         self.state.routes.store(new.clone());
         self.state
             .metrics
@@ -218,6 +257,7 @@ impl Watch {
                     && before.credentials == route.credentials
                     && before.namespace == route.namespace
                     && before.environment_name == route.environment_name
+                    && *before.environment == *route.environment
             });
             if !same {
                 tracing::info!(
@@ -231,8 +271,8 @@ impl Watch {
         for gone in old.iter().filter(|route| new.get(route.channel).is_none()) {
             tracing::info!(channel = %gone.channel, namespace = gone.namespace, name = gone.name, "route is gone");
         }
-        let dir = self.data_dir.clone();
-        match tokio::task::spawn_blocking(move || snapshot::save(&dir, &list)).await {
+        let (dir, issued) = (self.data_dir.clone(), issued.clone());
+        match tokio::task::spawn_blocking(move || snapshot::save(&dir, list, &issued)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "can't save the route snapshot"),
             Err(error) => tracing::error!(%error, "saving the route snapshot failed"),
@@ -247,72 +287,6 @@ impl Watch {
                 tracing::info!(channel = %route.channel, %error, "no credentials for this channel yet");
             }
         });
-    }
-}
-
-/// The keys issued elsewhere that are known.
-#[derive(Default)]
-struct Issued {
-    keys: HashMap<Name, Known>,
-    /// One could not be read: it is asked for again.
-    missing: bool,
-}
-
-struct Known {
-    key: ApiKey,
-    /// What it was read for: it is read again when the reference or the controller's view of the Secret changes.
-    reference: KeyRef,
-    secret_version: Option<String>,
-}
-
-impl Issued {
-    fn key(&self, view: &ChannelView) -> Option<ApiKey> {
-        self.keys
-            .get(&(view.namespace.clone(), view.name.clone()))
-            .map(|known| known.key.clone())
-    }
-
-    /// Reads what is new or changed and forgets what is gone; says whether anything changed.
-    async fn read(&mut self, secrets: &Secrets, views: &Views) -> bool {
-        let mut changed = false;
-        self.missing = false;
-        let mut wanted = HashSet::new();
-        for view in views.known.values() {
-            let reference = view
-                .spec
-                .webhook
-                .as_ref()
-                .and_then(|webhook| webhook.api_key_secret_ref.as_ref());
-            let Some(reference) = reference else { continue };
-            let name = (view.namespace.clone(), view.name.clone());
-            wanted.insert(name.clone());
-            let same = self.keys.get(&name).is_some_and(|known| {
-                known.reference == *reference && known.secret_version == view.secret_version
-            });
-            if same {
-                continue;
-            }
-            match secrets.issued_key(&view.namespace, reference).await {
-                Ok(key) => {
-                    let known = Known {
-                        key,
-                        reference: reference.clone(),
-                        secret_version: view.secret_version.clone(),
-                    };
-                    self.keys.insert(name, known);
-                    changed = true;
-                }
-                Err(error) => {
-                    self.missing = true;
-                    tracing::info!(
-                        namespace = view.namespace, name = view.name, %error,
-                        "the channel's API key can't be used yet"
-                    );
-                }
-            }
-        }
-        self.keys.retain(|name, _| wanted.contains(name));
-        changed
     }
 }
 

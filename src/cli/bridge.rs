@@ -47,6 +47,7 @@ impl Bridge {
             let client = cluster::client(self.common.kubeconfig.as_deref()).await?;
             let options = Options {
                 installation,
+                config: self.common.config.clone(),
                 release_namespace: self.common.namespace,
                 installation_key: self.installation_key,
                 data_dir: self.data_dir,

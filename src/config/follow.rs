@@ -47,6 +47,11 @@ impl Follow {
         }
     }
 
+    /// Has the next look take what is there for new.
+    pub fn again(&mut self) {
+        self.seen = None;
+    }
+
     /// Looks at the file.
     pub fn look(&mut self) -> Look {
         let name = self.path.display().to_string();

@@ -58,6 +58,8 @@ pub struct BridgeMetrics {
     pub journal_bytes: Gauge,
     /// Whether the watch on the resources is connected (1) or the last known routes are served (0).
     pub watch_connected: Gauge,
+    /// How the configuration's file is followed.
+    pub config: ConfigMetrics,
 }
 
 /// The controller's metrics.
@@ -187,6 +189,7 @@ impl BridgeMetrics {
             pending: Gauge::default(),
             journal_bytes: Gauge::default(),
             watch_connected: Gauge::default(),
+            config: ConfigMetrics::default(),
         };
         let mut inner = registry();
         let m = metrics.clone();
@@ -221,6 +224,7 @@ impl BridgeMetrics {
             "1: the resources are watched; 0: last known routes",
             m.watch_connected,
         );
+        m.config.register(&mut inner);
         (metrics, Registry(Arc::new(inner)))
     }
 

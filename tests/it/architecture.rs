@@ -24,6 +24,7 @@ const PURE: &[&str] = &[
     "src/bridge/routes.rs",
     "src/bridge/auth.rs",
     "src/bridge/entry.rs",
+    "src/bridge/issued.rs",
 ];
 const EFFECTS: &[&str] = &[
     "tokio::",

@@ -1,0 +1,104 @@
+//! Follows the files that the bridge was started with: the configuration, the credentials that it names, and the
+//! installation key. What can't be used is told once, and the last good one stays in force.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    run::keys,
+    state::{Setup, Shared},
+};
+use crate::config::follow::{EVERY, Follow, Look};
+
+/// What is followed.
+pub(super) struct Reload {
+    pub state: Shared,
+    pub config: PathBuf,
+    pub installation_key: PathBuf,
+}
+
+impl Reload {
+    /// Follows until told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut follow = Follow::new(&self.config, &self.state.setup.load().installation);
+        let mut told = Told::default();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
+            }
+            let (state, dir) = (self.state.clone(), self.installation_key.clone());
+            let looked = tokio::task::spawn_blocking(move || {
+                let look = follow.look();
+                let installation = match &look {
+                    Look::New(installation) => installation.as_ref().clone(),
+                    _ => state.setup.load().installation.clone(),
+                };
+                (follow, look, Setup::new(installation), keys(&dir))
+            });
+            let Ok((back, look, setup, keys)) = looked.await else {
+                return;
+            };
+            follow = back;
+            let changed = matches!(look, Look::New(_));
+            if let Look::Bad(error) = &look {
+                tracing::error!(%error, "the configuration can't be used; the last good one stays in force");
+                self.state.metrics.config.reloaded(false);
+            }
+            match setup {
+                Ok(setup) => {
+                    told.credential = None;
+                    // Also where the configuration is the same: a credential's file may hold another by now.
+                    self.state.setup.store(Arc::new(setup));
+                    if changed {
+                        tracing::info!("the configuration changed and is in force");
+                        self.state.metrics.config.reloaded(true);
+                        self.state.setup_changed.notify_one();
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if told.credential.as_ref() != Some(&error) {
+                        tracing::error!(
+                            error,
+                            "a credential's file can't be used; the last good ones stay in force"
+                        );
+                        told.credential = Some(error);
+                    }
+                    if changed {
+                        self.state.metrics.config.reloaded(false);
+                        // Tried again: its file may follow in a moment.
+                        follow.again();
+                    }
+                }
+            }
+            match keys {
+                Ok(keys) => {
+                    told.key = None;
+                    if keys.id() != self.state.keys.load().id() {
+                        tracing::info!(key = keys.id(), "the installation key was rotated");
+                    }
+                    self.state.keys.store(Arc::new(keys));
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if told.key.as_ref() != Some(&error) {
+                        tracing::error!(
+                            error,
+                            "the installation key can't be used; the last good one stays in force"
+                        );
+                        told.key = Some(error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What was told last, so that it is told once.
+#[derive(Default)]
+struct Told {
+    credential: Option<String>,
+    key: Option<String>,
+}
