@@ -9,6 +9,8 @@ mod decide;
 mod finalizer;
 mod gather;
 mod installation_key;
+#[allow(dead_code, unused_imports, reason = "wired in by the runner")]
+mod lease;
 mod limit;
 mod reconcile;
 mod run;
