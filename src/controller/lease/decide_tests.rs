@@ -120,6 +120,14 @@ fn anothers_record_runs_out_by_our_clock_from_when_we_first_had_it() {
 }
 
 #[test]
+fn an_answer_that_was_long_under_way_counts_from_when_it_is_here() {
+    let mut election = election();
+    election.answered(at(0.0), at(1.5), 0.0, Answer::Found(lease("1", "other")));
+    assert_eq!(election.step(at(13.4), wall()), Step::Read);
+    assert!(matches!(election.step(at(13.5), wall()), Step::Replace(_)));
+}
+
+#[test]
 fn the_holders_own_duration_counts_and_a_senseless_one_is_bounded() {
     for (seconds, until) in [
         (Some(30), 30.0),

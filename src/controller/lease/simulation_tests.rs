@@ -14,7 +14,7 @@ use proptest::{
 use super::*;
 
 /// One step of the simulation, in milliseconds of true time.
-const TICK: u64 = 10;
+const TICK: u64 = 20;
 
 /// How a request fares.
 #[derive(Clone, Copy, Debug)]
@@ -303,7 +303,7 @@ fn clash(reigns: &[Reign]) -> Option<(Reign, Reign)> {
 }
 
 fn fate() -> impl Strategy<Value = Fate> {
-    let delay = || prop_oneof![8 => 0..300_u64, 2 => 300..4_000_u64, 1 => 4_000..20_000_u64];
+    let delay = || prop_oneof![6 => 0..300_u64, 4 => 300..2_000_u64, 1 => 2_000..20_000_u64];
     (
         delay(),
         delay(),
