@@ -114,8 +114,9 @@ impl Election {
 
     /// What to do now. `wall` is written into the Lease for people to read, and judged by nobody.
     pub(super) fn step(&self, now: Uptime, wall: Timestamp) -> Step {
-        if now < self.next {
-            return Step::Wait(self.next - now);
+        let wait = self.next.saturating_sub(now);
+        if !wait.is_zero() {
+            return Step::Wait(wait);
         }
         if self.sight == Sight::Stale || self.held_by_another(now) {
             return Step::Read;

@@ -207,7 +207,10 @@ fn a_second_conflict_in_a_row_is_no_reason_for_haste() {
     election.answered(at(2.0), at(2.1), 0.0, Answer::Conflict);
     found(&mut election, 2.2, lease("3", "me"));
     election.answered(at(2.2), at(2.3), 0.0, Answer::Conflict);
-    assert_eq!(election.step(at(2.3), wall()), Step::Wait(at(4.2) - at(2.3)));
+    assert_eq!(
+        election.step(at(2.3), wall()),
+        Step::Wait(Duration::from_millis(1_900))
+    );
 }
 
 #[test]

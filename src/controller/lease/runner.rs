@@ -37,7 +37,7 @@ pub async fn run(client: Client, settings: Settings, publish: watch::Sender<Opti
         origin: Instant::now(),
         told: Told::default(),
     };
-    while !stop.finished.is_cancelled() && !(stop.asked.is_cancelled() && runner.claim().is_none()) {
+    while !stop.finished.is_cancelled() && (!stop.asked.is_cancelled() || runner.claim().is_some()) {
         let sent = runner.now();
         match runner.election.step(sent, Timestamp::now()) {
             Step::Wait(wait) => {

@@ -326,14 +326,14 @@ const RATES: RangeInclusive<u64> = 950..=1_050;
 fn node(rates: RangeInclusive<u64>) -> impl Strategy<Value = NodePlan> {
     let end = prop::option::weighted(
         0.4,
-        (0..80_000_u64, prop_oneof![Just(End::Killed), Just(End::Released)]),
+        (0..60_000_u64, prop_oneof![Just(End::Killed), Just(End::Released)]),
     );
     (
         0..10_000_000_u64,
         rates,
         -100_000_000..100_000_000_i64,
         0..20_000_u64,
-        prop::collection::vec((0..80_000_u64, 0..30_000_u64), 0..4),
+        prop::collection::vec((0..60_000_u64, 0..30_000_u64), 0..4),
         end,
     )
         .prop_map(|(origin, rate, skew, start, pauses, end)| NodePlan {
@@ -349,8 +349,8 @@ fn node(rates: RangeInclusive<u64>) -> impl Strategy<Value = NodePlan> {
 fn scenario(timing: Timing, rates: RangeInclusive<u64>) -> impl Strategy<Value = Scenario> {
     (
         prop::collection::vec(node(rates), 2..=3),
-        prop::collection::vec((0..80_000_u64, 0..25_000_u64), 0..3),
-        prop::collection::vec(0..80_000_u64, 0..4),
+        prop::collection::vec((0..60_000_u64, 0..25_000_u64), 0..3),
+        prop::collection::vec(0..60_000_u64, 0..4),
         prop::collection::vec(fate(), 1..60),
     )
         .prop_map(move |(nodes, outages, edits, fates)| Scenario {
@@ -359,7 +359,7 @@ fn scenario(timing: Timing, rates: RangeInclusive<u64>) -> impl Strategy<Value =
             outages,
             edits,
             fates,
-            length: 90_000,
+            length: 75_000,
         })
 }
 
@@ -371,8 +371,10 @@ fn tightest() -> Timing {
 /// Whether the simulation ever sees two leaders.
 fn two_lead(timing: Timing) -> bool {
     let config = ProptestConfig {
-        cases: 300,
+        cases: 150,
         failure_persistence: None,
+        // What was found is not of interest, only that it was.
+        max_shrink_iters: 0,
         ..ProptestConfig::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
@@ -385,7 +387,7 @@ fn two_lead(timing: Timing) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn never_do_two_lead_at_the_same_time(scenario in scenario(Timing::default(), RATES)) {
