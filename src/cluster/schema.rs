@@ -76,7 +76,8 @@ pub async fn check(client: &Client) -> Result<Installed, kube::Error> {
     let answer = tokio::time::timeout(DEADLINE, client.request::<Value>(request)).await;
     let document = match answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into()))) {
         Ok(document) => document,
-        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Installed::Missing),
+        // By its number: this answer is no `Status`, so it has no reason.
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Installed::Missing),
         Err(error) => return Err(error),
     };
     let kind = ours.pointer("/spec/names/kind").unwrap_or(&Value::Null);
