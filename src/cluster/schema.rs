@@ -73,13 +73,16 @@ pub async fn check(client: &Client) -> Result<Installed, kube::Error> {
     let request = hyper::Request::get(format!("/openapi/v3/apis/{GROUP}/{name}"))
         .body(Vec::new())
         .map_err(kube::Error::HttpError)?;
-    let answer = tokio::time::timeout(DEADLINE, client.request::<Value>(request)).await;
-    let document = match answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into()))) {
-        Ok(document) => document,
+    let answer = tokio::time::timeout(DEADLINE, client.request_text(request)).await;
+    let text = match answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into()))) {
+        // The path of a definition that was deleted is answered for a while, with nothing.
+        Ok(text) if text.trim().is_empty() => return Ok(Installed::Missing),
+        Ok(text) => text,
         // By its number: this answer is no `Status`, so it has no reason.
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Installed::Missing),
         Err(error) => return Err(error),
     };
+    let document = serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
     let kind = ours.pointer("/spec/names/kind").unwrap_or(&Value::Null);
     Ok(compare(&document, kind, name, schema.unwrap_or(&Value::Null)))
 }
