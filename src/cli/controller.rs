@@ -9,7 +9,7 @@ use super::{Common, runtime, signals};
 use crate::{
     api::Period,
     cluster,
-    controller::{self, DEFAULT_INSTALLATION_KEY, Options},
+    controller::{self, DEFAULT_INSTALLATION_KEY, Options, Timing},
 };
 
 #[derive(Debug, Args)]
@@ -23,6 +23,15 @@ pub(super) struct Controller {
     /// until every bridge sees the new Secret
     #[arg(long, value_name = "DURATION", default_value = "2m")]
     installation_key_settle: Period,
+    /// How long the others leave the leader's Lease alone after it was renewed last
+    #[arg(long, value_name = "DURATION", default_value = "12s")]
+    lease_duration: Period,
+    /// How long a leader leads on after it renewed the Lease last; shorter than --lease-duration
+    #[arg(long, value_name = "DURATION", default_value = "8s")]
+    lease_renew_deadline: Period,
+    /// How often the leader renews the Lease, and how often the others look at it
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    lease_retry_period: Period,
     /// Where /healthz, /readyz and /metrics are served
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     admin_listen: SocketAddr,
@@ -34,23 +43,30 @@ pub(super) struct Controller {
 impl Controller {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let installation = self.common.start()?;
-        let key_settle = self
-            .installation_key_settle
-            .parse()
-            .context("--installation-key-settle must be a duration such as 2m")?;
+        let key_settle = self.installation_key_settle.parse()?;
+        let lease = Timing::new(
+            self.lease_duration.parse()?,
+            self.lease_renew_deadline.parse()?,
+            self.lease_retry_period.parse()?,
+        )?;
         runtime()?.block_on(async move {
             let stop = signals::stop_token().context("can't listen to signals")?;
-            let client = cluster::client(self.common.kubeconfig.as_deref()).await?;
+            let kubeconfig = self.common.kubeconfig.as_deref();
+            let (client, lease_client) = (
+                cluster::client(kubeconfig).await?,
+                cluster::lease_client(kubeconfig).await?,
+            );
             let options = Options {
                 installation,
                 release_namespace: self.common.namespace,
                 config: self.common.config.clone(),
                 installation_key: self.installation_key_secret,
                 key_settle,
+                lease,
                 admin: self.admin_listen,
                 concurrency: self.concurrency,
             };
-            Ok(controller::run(client, options, stop).await?)
+            Ok(controller::run(client, lease_client, options, stop).await?)
         })
     }
 }

@@ -15,6 +15,9 @@ use tower::timeout::TimeoutLayer;
 
 /// The time for one call to the API server, its retries included.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// The time for one call of the election, and for a silence on its connection. The election itself waits no longer
+/// than its retry period; this ends what that leaves behind.
+const LEASE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// There is no way to the API server.
 #[derive(Debug, thiserror::Error)]
@@ -38,16 +41,35 @@ pub enum ClientError {
 /// # Errors
 /// When neither leads anywhere.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
-    let config = match kubeconfig {
+    Ok(ClientBuilder::try_from(config(kubeconfig).await?)?
+        .with_layer(&TimeoutLayer::new(DEADLINE))
+        .build())
+}
+
+/// A client for the election alone, with connections of its own: it repeats nothing by itself, because the election
+/// counts its tries, and gives a silent connection up before a claim ends.
+///
+/// # Errors
+/// As [`client`].
+pub async fn lease_client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
+    let mut config = config(kubeconfig).await?;
+    config.default_retry = false;
+    config.connect_timeout = Some(LEASE_DEADLINE);
+    config.read_timeout = Some(LEASE_DEADLINE);
+    config.write_timeout = Some(LEASE_DEADLINE);
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&TimeoutLayer::new(LEASE_DEADLINE))
+        .build())
+}
+
+async fn config(kubeconfig: Option<&Path>) -> Result<Config, ClientError> {
+    Ok(match kubeconfig {
         Some(path) => {
             Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default())
                 .await?
         }
         None => Config::infer().await?,
-    };
-    Ok(ClientBuilder::try_from(config)?
-        .with_layer(&TimeoutLayer::new(DEADLINE))
-        .build())
+    })
 }
 
 /// One word for an error of the API server, for logs: its own text may name more than it should.

@@ -1,11 +1,13 @@
-//! The Kubernetes side that both roles share: the client with its deadlines, and how a channel's Secret is read.
+//! The Kubernetes side that both roles share: the client with its deadlines, how a channel's Secret is read, and
+//! whether the installed definition of the resource is ours.
 
 mod backoff;
 mod client;
+pub mod schema;
 mod secret;
 
 pub use self::{
     backoff::WatchBackoff,
-    client::{ClientError, client, error_class},
+    client::{ClientError, client, error_class, lease_client},
     secret::{SecretProblem, client_id, credentials, get, is_spaced, issued_key},
 };

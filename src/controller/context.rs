@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{
     gate::{Gate, Side, Wake},
-    lease::Leadership,
+    lease::{self, Leadership},
     memory::Memories,
     roster::{Entry, ObjectKey, Roster},
     status,
@@ -38,9 +38,6 @@ use crate::{
 
 /// How long a pass waits for every scope's list: one that can't be listed must not stop the others for ever.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The name of the leader's Lease.
-pub(super) const LEASE: &str = "aura-whatsapp-operator-controller";
 
 /// Shared by all reconciliations.
 pub(super) struct Context {
@@ -191,7 +188,7 @@ impl Context {
             about: ObjectReference {
                 api_version: Some("coordination.k8s.io/v1".into()),
                 kind: Some("Lease".into()),
-                name: Some(LEASE.into()),
+                name: Some(lease::DEFAULT_NAME.into()),
                 namespace: Some(release_namespace),
                 ..ObjectReference::default()
             },
@@ -282,6 +279,13 @@ impl Context {
     /// Has a channel reconciled now.
     pub fn wake(&self, key: &ObjectKey) {
         self.waker.wake(key);
+    }
+
+    /// This process has begun to lead: what it remembers may be older than what another leader did meanwhile, so that
+    /// the statuses say where every channel stands.
+    pub fn begins_to_lead(&self) {
+        self.memories.clear();
+        self.wake_all();
     }
 
     /// Has every channel reconciled now.
@@ -422,7 +426,7 @@ impl Context {
 impl Context {
     /// Publishes an event about the installation as a whole; that it could not be is only logged.
     async fn tell(&self, type_: EventType, reason: &str, note: &str) {
-        if self.leadership.until().is_none() {
+        if !self.leadership.is_leader() {
             return;
         }
         let event = Event {

@@ -71,6 +71,11 @@ impl Memories {
         self.lock().remove(&self.hash(uid));
     }
 
+    /// Forgets all channels.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
     /// The watch has told of this version: a status that made it, or an older one, need not be remembered.
     pub fn caught_up(&self, uid: &str, version: u64) {
         if let Some(memory) = self.lock().get_mut(&self.hash(uid))

@@ -1,8 +1,13 @@
 //! The controller: registers each channel's webhook with Kernel, keeps it registered, reports.
 //!
-//! `decide` says what to do next and what the result means, `status` how it is reported, `webhook` which URL is
-//! ours, `schedule` when to look again: all pure. `reconcile` carries it out with `gather`, `context` holds what is shared, `limit`
-//! keeps calls to Kernel polite, `installation_key` sees to the one Secret that the controller owns.
+//! Pure: `decide` says what to do next and what the result means, `contest` how often another party's webhook is
+//! replaced, `status` how it is reported, `webhook` which URL is ours, `schedule` when to look again, `limit` and `circuit`
+//! when a call may go out, `roster` which channels share something.
+//!
+//! With effects: `reconcile` makes a pass, with `gather`, `report` and `cleanup`; its calls to Kernel go by a `passage`
+//! through the environment's `gate`. `watch` feeds the roster, `lease` says who leads, `installation_key` sees to the one
+//! Secret that the controller owns, `run` puts all together. `context` is what they share, `memory` what is remembered of
+//! a channel, `health` and `collector` what others are told.
 
 mod circuit;
 mod collector;
@@ -28,5 +33,6 @@ mod webhook;
 
 pub use self::{
     installation_key::DEFAULT_NAME as DEFAULT_INSTALLATION_KEY,
+    lease::{DEFAULT_NAME as DEFAULT_LEASE, InvalidTiming, Timing},
     run::{ControllerError, Options, run},
 };

@@ -91,7 +91,7 @@ pub(super) async fn reconcile(
         return Ok(Action::await_change());
     };
     // Who does not lead waits: whoever begins to lead has every channel looked at.
-    if context.leadership.until().is_none() {
+    if !context.leadership.is_leader() {
         return Ok(Action::await_change());
     }
     // Who holds a channel can be told only when every scope was listed.
@@ -260,7 +260,7 @@ impl<'a> Pass<'a> {
         let unreported = self.memory.unreported.as_deref();
         let unreported = unreported.filter(|(of, _)| *of == fingerprint && !asked && !seen.fresh);
         let verdict = loop {
-            seen.leading = self.context.leadership.until().is_some();
+            seen.leading = self.context.leadership.is_leader();
             if let Some((_, verdict)) = unreported.filter(|_| seen.leading) {
                 break verdict.clone();
             }
@@ -315,7 +315,7 @@ impl<'a> Pass<'a> {
                 Step::Done(verdict) => break verdict,
             }
         };
-        if self.context.leadership.until().is_none() {
+        if !self.context.leadership.is_leader() {
             return Err(ReconcileError::StoodDown);
         }
         drop(begun);
@@ -648,7 +648,7 @@ impl<'a> Pass<'a> {
 
     /// Publishes an event; that it could not be is only logged.
     async fn event(&self, channel: &WhatsAppChannel, type_: EventType, reason: &str, note: &str) {
-        if self.context.leadership.until().is_none() {
+        if !self.context.leadership.is_leader() {
             return;
         }
         let event = Event {
@@ -691,7 +691,7 @@ impl<'a> Pass<'a> {
         let mut gathered = Gathered::default();
         let mut begun: Option<Begun> = None;
         let skipped = loop {
-            seen.leading = self.context.leadership.until().is_some();
+            seen.leading = self.context.leadership.is_leader();
             match decide_cleanup(&seen, claimed_by_another, age) {
                 CleanupStep::StandBy => return Err(ReconcileError::StoodDown),
                 CleanupStep::ReadSecret => {

@@ -14,13 +14,14 @@ use super::{
     gate::Side,
     health::Watchdog,
     installation_key::{self, Installed},
-    lease::Leadership,
+    lease::{self, Timing},
     reconcile::{ReconcileError, on_error, reconcile},
     watch,
 };
 use crate::{
     admin,
     api::WhatsAppChannel,
+    cluster::{self, schema},
     config::{
         Installation,
         follow::{EVERY, Follow, Look},
@@ -45,6 +46,8 @@ pub struct Options {
     /// How long after a rotation of the installation key Kernel is told of keys derived from it: longer than the kubelet
     /// takes to show it to the bridge.
     pub key_settle: Duration,
+    /// The times of the leader election.
+    pub lease: Timing,
     /// Health and metrics.
     pub admin: SocketAddr,
     /// Reconciliations at once, at least.
@@ -67,6 +70,8 @@ pub enum ControllerError {
 
 /// How long reconciliations under way may take when the controller is stopped.
 const GRACE: Duration = Duration::from_secs(5);
+/// How often the installed definition is looked at while it is not the one that is needed.
+const DEFINITION_EVERY: Duration = Duration::from_secs(2);
 const KEY_AGAIN: Backoff = Backoff {
     base: Duration::from_millis(500),
     cap: Duration::from_secs(30),
@@ -81,7 +86,12 @@ type Missing = Arc<ArcSwap<Option<String>>>;
 ///
 /// # Errors
 /// When it can't start, with what to put right.
-pub async fn run(client: Client, options: Options, stop: CancellationToken) -> Result<(), ControllerError> {
+pub async fn run(
+    client: Client,
+    lease_client: Client,
+    options: Options,
+    stop: CancellationToken,
+) -> Result<(), ControllerError> {
     let channels = Channels::default();
     let (metrics, registry) = ControllerMetrics::new(Box::new(channels.clone()));
     let listener = listen(options.admin).await?;
@@ -111,20 +121,41 @@ pub async fn run(client: Client, options: Options, stop: CancellationToken) -> R
     ));
     tracing::info!(admin = %options.admin, "listening");
 
+    let (publish, leadership) = lease::channel();
+    let election_stop = lease::Stop {
+        asked: stop.clone(),
+        finished: CancellationToken::new(),
+    };
+    let election = tokio::spawn(lease::run(
+        lease_client,
+        lease::Settings {
+            namespace: options.release_namespace.clone(),
+            name: lease::DEFAULT_NAME.to_owned(),
+            identity: lease::identity(),
+            timing: options.lease,
+        },
+        publish,
+        election_stop.clone(),
+    ));
     let mut result = Ok(());
-    if let Some(installed) = installation_keys(&client, &options, &missing, &stop).await {
+    if definition(&client, &missing, &stop).await
+        && let Some(installed) = installation_keys(&client, &options, &missing, &stop).await
+    {
         let context = Arc::new(Context::new(
             client,
             options.installation.clone(),
             installed.keys,
             kernel::Client::new()?,
             metrics,
-            Leadership::always(),
+            leadership,
             options.release_namespace.clone(),
         ));
         channels.set(&context);
         result = control(&context, &options, &missing, &watchdog, &stop).await;
     }
+    // No other leads while our work is under way, and one does as soon as it has ended.
+    election_stop.finished.cancel();
+    let _ = election.await;
     admin_stop.cancel();
     let _ = admin.await;
     tracing::info!("stopped");
@@ -140,7 +171,7 @@ fn refresh(channels: Channels) -> Arc<dyn Fn() + Send + Sync> {
         context
             .metrics
             .leader
-            .set(i64::from(context.leadership.until().is_some()));
+            .set(i64::from(context.leadership.is_leader()));
         context.metrics.clear_environments();
         for (name, gate) in context.setup().gates() {
             context.metrics.waiting(name, gate.waiting());
@@ -151,6 +182,33 @@ fn refresh(channels: Channels) -> Arc<dyn Fn() + Send + Sync> {
             }
         }
     })
+}
+
+/// Waits until the installed definition has every field that this program writes, for as long as it takes: what it does
+/// not know would be dropped from each status without a word. Answers whether to go on.
+async fn definition(client: &Client, missing: &Missing, stop: &CancellationToken) -> bool {
+    let mut told = None;
+    loop {
+        let message = match schema::check(client).await {
+            Ok(installed) => match installed.message() {
+                None => return true,
+                Some(message) => message,
+            },
+            Err(error) => format!(
+                "the API server does not tell which CRDs it has ({})",
+                cluster::error_class(&error)
+            ),
+        };
+        if told.as_ref() != Some(&message) {
+            tracing::error!("waiting: {message}");
+        }
+        missing.store(Arc::new(Some(message.clone())));
+        told = Some(message);
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            () = tokio::time::sleep(DEFINITION_EVERY) => {}
+        }
+    }
 }
 
 /// Reads or creates the installation key, for as long as it takes. At a start in the middle of a rotation, until the
@@ -279,6 +337,7 @@ async fn control(
     };
     let beside = CancellationToken::new();
     let tasks = [
+        tokio::spawn(beside.clone().run_until_cancelled_owned(lead(context.clone()))),
         tokio::spawn(beside.clone().run_until_cancelled_owned(probes(context.clone()))),
         tokio::spawn(
             beside
@@ -309,6 +368,16 @@ async fn control(
         Ok(())
     } else {
         Err(ControllerError::Ended("watch"))
+    }
+}
+
+/// Has every channel looked at when this process begins to lead.
+async fn lead(context: Arc<Context>) {
+    let mut leadership = context.leadership.clone();
+    loop {
+        leadership.acquired().await;
+        context.begins_to_lead();
+        leadership.lost().await;
     }
 }
 

@@ -21,6 +21,8 @@ const PURE: &[&str] = &[
     "src/controller/status.rs",
     "src/controller/schedule.rs",
     "src/controller/webhook.rs",
+    "src/controller/lease/decide.rs",
+    "src/controller/lease/timing.rs",
     "src/bridge/routes.rs",
     "src/bridge/auth.rs",
     "src/bridge/entry.rs",
@@ -81,6 +83,26 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "src/controller",
         &["crate::bridge", "crate::sim", "crate::journal"],
+    ),
+    // Who leads is decided without a look at what is led.
+    (
+        "src/controller/lease",
+        &[
+            "crate::api",
+            "crate::config",
+            "crate::kernel",
+            "crate::keys",
+            "super::super",
+        ],
+    ),
+    (
+        "src/cluster",
+        &[
+            "crate::controller",
+            "crate::bridge",
+            "crate::config",
+            "crate::sim",
+        ],
     ),
     ("src/bridge", &["crate::controller", "crate::sim"]),
     (

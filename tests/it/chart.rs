@@ -393,7 +393,7 @@ async fn may(client: &Client, account: &str, namespace: &str, what: &str, name: 
 async fn each_role_may_do_its_work_in_the_watched_namespaces_and_nothing_else() {
     const KEY: &str = "shop-aura-whatsapp-operator-installation-key";
     const CHANNELS: &str = "channels.auracognitive.com/whatsappchannels";
-    const RESOURCES: [&str; 9] = [
+    const RESOURCES: [&str; 10] = [
         CHANNELS,
         "channels.auracognitive.com/whatsappchannels/status",
         "channels.auracognitive.com/whatsappchannels/finalizers",
@@ -401,6 +401,7 @@ async fn each_role_may_do_its_work_in_the_watched_namespaces_and_nothing_else() 
         "/configmaps",
         "/pods",
         "events.k8s.io/events",
+        "coordination.k8s.io/leases",
         "apps/deployments",
         "rbac.authorization.k8s.io/roles",
     ];
@@ -458,10 +459,19 @@ async fn each_role_may_do_its_work_in_the_watched_namespaces_and_nothing_else() 
     let mut for_bridge = BTreeSet::from(reading);
     for_bridge.insert("get /secrets".to_owned());
     let nothing = BTreeSet::new();
-    let only_the_key = BTreeSet::from(["create /secrets".to_owned()]);
+    // Of Secrets and Leases: what can't be bound to a name.
+    let to_make_its_own = BTreeSet::from(
+        [
+            "create /secrets",
+            "create coordination.k8s.io/leases",
+            "create events.k8s.io/events",
+            "patch events.k8s.io/events",
+        ]
+        .map(ToOwned::to_owned),
+    );
     let cases = [
         (&controller, &watched, &for_controller),
-        (&controller, &release, &only_the_key),
+        (&controller, &release, &to_make_its_own),
         (&controller, &other, &nothing),
         (&bridge, &watched, &for_bridge),
         (&bridge, &release, &nothing),
@@ -480,6 +490,93 @@ async fn each_role_may_do_its_work_in_the_watched_namespaces_and_nothing_else() 
     }
     assert!(!may(&client, &controller, &release, "get /secrets", Some("another")).await);
     assert!(!may(&client, &bridge, &release, "get /secrets", Some(KEY)).await);
+
+    const LEASE: &str = "aura-whatsapp-operator-controller";
+    for verb in VERBS {
+        let what = format!("{verb} coordination.k8s.io/leases");
+        let its_own = ["get", "update", "patch", "create"].contains(&verb);
+        assert_eq!(
+            may(&client, &controller, &release, &what, Some(LEASE)).await,
+            its_own,
+            "{what}"
+        );
+        let anothers = verb == "create";
+        assert_eq!(
+            may(&client, &controller, &release, &what, Some("another")).await,
+            anothers,
+            "{what}"
+        );
+        assert!(
+            !may(&client, &controller, &watched, &what, Some(LEASE)).await,
+            "{what}"
+        );
+        assert!(
+            !may(&client, &bridge, &release, &what, Some(LEASE)).await,
+            "{what}"
+        );
+    }
+}
+
+/// The Deployment's own part, and its container's arguments.
+fn deployment(objects: &Objects) -> (&Value, Vec<&str>) {
+    let found = objects.of_kind("Deployment");
+    assert_eq!(found.len(), 1);
+    let arguments = found[0]["spec"]["template"]["spec"]["containers"][0]["args"]
+        .as_array()
+        .unwrap();
+    (
+        &found[0]["spec"],
+        arguments
+            .iter()
+            .map(|argument| argument.as_str().unwrap())
+            .collect(),
+    )
+}
+
+#[tokio::test]
+async fn several_controllers_are_replaced_one_by_one_and_spread_over_nodes() {
+    let one = Render::example(SMALL).objects("release").await;
+    let (spec, arguments) = deployment(&one);
+    assert_eq!(
+        (&spec["replicas"], &spec["strategy"]),
+        (&json!(1), &json!({"type": "Recreate"}))
+    );
+    assert!(spec["template"]["spec"]["topologySpreadConstraints"].is_null());
+    for argument in [
+        "--lease-duration=12s",
+        "--lease-renew-deadline=8s",
+        "--lease-retry-period=2s",
+    ] {
+        assert!(arguments.contains(&argument), "{arguments:?}");
+    }
+
+    let two = Render::example(FULL).objects("release").await;
+    let (spec, arguments) = deployment(&two);
+    let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
+    assert_eq!((&spec["replicas"], &spec["strategy"]), (&json!(2), &strategy));
+    let spread = &spec["template"]["spec"]["topologySpreadConstraints"][0];
+    assert_eq!(spread["labelSelector"], spec["selector"]);
+    assert_eq!(spread["whenUnsatisfiable"], "ScheduleAnyway");
+    for argument in [
+        "--lease-duration=30s",
+        "--lease-renew-deadline=20s",
+        "--lease-retry-period=5s",
+    ] {
+        assert!(arguments.contains(&argument), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_controller_becomes_two_and_one_again() {
+    let cluster = support::cluster().await;
+    let release = cluster.namespace("chart-replicas").await;
+    for replicas in [1, 2, 1] {
+        let render = Render::example(SMALL)
+            .set("crds.install", &json!(false))
+            .set("controller.replicas", &json!(replicas));
+        let (fine, errors) = kubectl_apply(cluster, &render.text(&release).await, &[]).await;
+        assert!(fine, "{replicas}: {errors}");
+    }
 }
 
 #[tokio::test]
@@ -519,6 +616,30 @@ async fn values_are_checked() {
         (
             Render::example(SMALL).set("bridge.replicas", &json!(2)),
             "replicas",
+        ),
+        (
+            Render::example(SMALL).set("controller.replicas", &json!(0)),
+            "/controller/replicas",
+        ),
+        (
+            Render::example(SMALL).set("controller.lease.duration", &json!("1500ms")),
+            "/controller/lease/duration",
+        ),
+        (
+            Render::example(SMALL).set("controller.lease.renew", &json!("5s")),
+            "'renew' not allowed",
+        ),
+        (
+            Render::example(SMALL).set("controller.lease.retryPeriod", &json!("8s")),
+            "controller.lease.renewDeadline: must be longer than retryPeriod (8s)",
+        ),
+        (
+            Render::example(SMALL).set("controller.lease.renewDeadline", &json!("11s")),
+            "controller.lease.duration: must be longer than renewDeadline (11s) by a tenth or more, not 12s",
+        ),
+        (
+            Render::example(SMALL).set("controller.lease.duration", &json!("601s")),
+            "controller.lease.duration: must be at most 600s",
         ),
         (
             Render::example(SMALL).set("bridge.grace", &json!("long")),

@@ -24,5 +24,6 @@ mod guard;
 mod lifecycle;
 mod outage;
 mod rights;
+mod schema;
 mod secrecy;
 mod support;

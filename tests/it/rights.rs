@@ -1,9 +1,11 @@
 //! What each role may do in the cluster, with the chart's own rules: all that it needs, and no more.
 
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+use k8s_openapi::api::{
+    authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
+    coordination::v1::Lease,
 };
 use kube::{Api, Client, Config, api::PostParams, config::Kubeconfig};
+use serde_json::json;
 
 use crate::support::World;
 
@@ -91,6 +93,7 @@ async fn the_controller_may_report_and_not_write_a_spec_or_another_secret() {
         ("get", "", "secrets"),
         ("create", "", "secrets"),
         ("create", "events.k8s.io", "events"),
+        ("create", "coordination.k8s.io", "leases"),
     ] {
         assert!(
             may(&controller, here, verb, group, resource).await,
@@ -105,6 +108,10 @@ async fn the_controller_may_report_and_not_write_a_spec_or_another_secret() {
         ("delete", "", "secrets"),
         ("create", "", "pods"),
         ("get", "", "configmaps"),
+        // But its own, by name.
+        ("get", "coordination.k8s.io", "leases"),
+        ("update", "coordination.k8s.io", "leases"),
+        ("delete", "coordination.k8s.io", "leases"),
     ] {
         assert!(
             !may(&controller, here, verb, group, resource).await,
@@ -113,4 +120,37 @@ async fn the_controller_may_report_and_not_write_a_spec_or_another_secret() {
     }
     assert!(!may(&controller, "default", "get", "", "secrets").await);
     assert!(!may(&controller, "kube-system", "create", "", "secrets").await);
+}
+
+#[tokio::test]
+async fn the_controller_may_make_renew_and_release_its_lease() {
+    const LEASE: &str = "aura-whatsapp-operator-controller";
+    let mut world = World::start("lease-rights").await;
+    // Nobody but the test writes.
+    world.controller.take().unwrap().kill9().await.unwrap();
+    let client = as_role(&world, "aura-whatsapp-controller").await;
+    let leases: Api<Lease> = Api::namespaced(client, &world.namespace);
+    let parameters = PostParams::default();
+    let mut lease = match leases.get_opt(LEASE).await.unwrap() {
+        Some(lease) => lease,
+        None => {
+            let lease = serde_json::from_value(json!({
+                "metadata": {"name": LEASE},
+                "spec": {"holderIdentity": "a-test", "leaseDurationSeconds": 12},
+            }));
+            leases.create(&parameters, &lease.unwrap()).await.unwrap()
+        }
+    };
+    // Released: an empty holder is a valid one.
+    lease.spec.as_mut().unwrap().holder_identity = Some(String::new());
+    let released = leases.replace(LEASE, &parameters, &lease).await.unwrap();
+    assert_eq!(released.spec.unwrap().holder_identity.as_deref(), Some(""));
+    let error = leases.replace(LEASE, &parameters, &lease).await.unwrap_err();
+    assert!(
+        matches!(&error, kube::Error::Api(status) if status.is_conflict()),
+        "{error}"
+    );
+    // Without a version nothing is written.
+    lease.metadata.resource_version = None;
+    assert!(leases.replace(LEASE, &parameters, &lease).await.is_err());
 }

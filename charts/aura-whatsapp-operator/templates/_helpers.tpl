@@ -109,6 +109,23 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end }}
 
+{{/* The lease's times, as the program checks them: here before a pod is started with them. */}}
+{{- define "aura-whatsapp-operator.checkLease" -}}
+{{- $lease := .Values.controller.lease }}
+{{- $duration := trimSuffix "s" $lease.duration | int64 }}
+{{- $renew := trimSuffix "s" $lease.renewDeadline | int64 }}
+{{- $retry := trimSuffix "s" $lease.retryPeriod | int64 }}
+{{- if le $renew $retry }}
+{{- fail (printf "controller.lease.renewDeadline: must be longer than retryPeriod (%s), not %s" $lease.retryPeriod $lease.renewDeadline) }}
+{{- end }}
+{{- if lt (mul $duration 10) (mul $renew 11) }}
+{{- fail (printf "controller.lease.duration: must be longer than renewDeadline (%s) by a tenth or more, not %s" $lease.renewDeadline $lease.duration) }}
+{{- end }}
+{{- if gt $duration 600 }}
+{{- fail (printf "controller.lease.duration: must be at most 600s, not %s" $lease.duration) }}
+{{- end }}
+{{- end }}
+
 {{/* Metadata of a role's pods. The checksum starts new pods when the configuration changes. */}}
 {{- define "aura-whatsapp-operator.podMetadata" -}}
 {{- $role := index .root.Values .component -}}
