@@ -6,7 +6,8 @@
 //!
 //! - [`assets`] finds the programs, or builds them once from pinned Go modules;
 //! - [`guard`] starts processes and ends them, even if this process is killed with `kill -9`;
-//! - [`cluster`] puts the two together, on the files that `files` writes.
+//! - [`cluster`] puts the two together, on the files that `files` writes;
+//! - [`requests`] tells what the API server was asked to do.
 
 pub mod assets;
 pub mod cluster;
@@ -15,9 +16,11 @@ mod go;
 pub mod guard;
 mod launcher;
 mod reaper;
+pub mod requests;
 
 pub use assets::{Assets, AssetsError, Tool, locate};
 pub use cluster::{ControlPlane, Options, StartError};
 pub use files::last_lines;
 pub use guard::{Child, Guard, Signal};
 pub use reaper::guard_main;
+pub use requests::Requests;

@@ -3,6 +3,7 @@
 //! `site` installs and runs the product as a cluster would, and is what the tests use too; `up` brings everything up
 //! for a person, `smoke` drives it through a conversation, `send` plays a WhatsApp user.
 
+pub mod bulk;
 mod cli;
 mod cluster;
 pub mod objects;

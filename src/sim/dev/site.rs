@@ -131,7 +131,8 @@ pub struct Plan<'a> {
     pub reply_key: &'a str,
     /// What both roles log.
     pub log_filter: &'a str,
-    /// Further lines of the environment's configuration, indented by four spaces.
+    /// Further lines of the environment's configuration, indented by four spaces. A `registration:` among them takes
+    /// the place of the usual one.
     pub environment_extra: &'a str,
     /// Further top-level lines of the configuration.
     pub config_extra: &'a str,
@@ -155,6 +156,8 @@ pub struct Site {
     pub bridge_admin: SocketAddr,
     /// The controller's health and metrics.
     pub controller_admin: SocketAddr,
+    /// Further arguments of the controller: `--concurrency` and the like. None unless set.
+    pub controller_arguments: Vec<String>,
 }
 
 /// Installs the resource's definition and waits until the API server serves it.
@@ -222,6 +225,7 @@ impl Site {
             internal: free_address()?,
             bridge_admin: free_address()?,
             controller_admin: free_address()?,
+            controller_arguments: Vec::new(),
         };
         for (name, key) in [("aura-out", plan.aura_key), ("aura-in", plan.reply_key)] {
             write_private(&site.dir.join("credentials").join(name), key.as_bytes())?;
@@ -234,13 +238,18 @@ impl Site {
     fn configuration(&self, plan: &Plan<'_>) -> String {
         let list = plan.watched.join(", ");
         let credentials = self.dir.join("credentials");
+        let registration = if plan.environment_extra.contains("registration:") {
+            ""
+        } else {
+            "    registration: {perSecond: 50, concurrent: 8}\n"
+        };
         let mut text = format!(
             "watchNamespaces: [{list}]\nenvironments:\n  {ENVIRONMENT}:\n    namespaces: [{list}]\n    insecure: true\n"
         );
         let _ = write!(
             text,
-            "    publicUrl: http://{public}\n    kernel: {{apiUrl: {kernel}, authUrl: {kernel}, timeout: 5s}}\n    \
-             registration: {{perSecond: 50, concurrent: 8}}\n    aura:\n      messagesUrl: {aura}\n      \
+            "    publicUrl: http://{public}\n    kernel: {{apiUrl: {kernel}, authUrl: {kernel}, timeout: 5s}}\n\
+             {registration}    aura:\n      messagesUrl: {aura}\n      \
              replyUrl: http://{internal}\n      timeout: 5s\n      outboundAuth: {{apiKeyFile: {out}}}\n      \
              inboundAuth: {{apiKeyFile: {inbound}}}\n{environment}{extra}",
             public = self.public,
@@ -302,7 +311,8 @@ impl Site {
         let mut command = self.command("controller", &self.controller_kubeconfig);
         command
             .arg("--admin-listen")
-            .arg(self.controller_admin.to_string());
+            .arg(self.controller_admin.to_string())
+            .args(&self.controller_arguments);
         self.guard
             .spawn("controller", command, &self.log("controller"))
             .map_err(io_error("start the controller"))
@@ -408,6 +418,16 @@ pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let response = client.get(format!("http://{address}{path}")).send().await.ok()?;
     let status = response.status().as_u16();
     Some((status, response.text().await.ok()?))
+}
+
+/// The processor time that a process has used since its start, its threads' together; in steps of 10 ms.
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc(5): the second field is the name, which may hold anything; the 14th and 15th are user and system time.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    // In what Linux shows to programs, a tick is a hundredth of a second on every architecture that we run on.
+    Some(Duration::from_millis((user + system) * 10))
 }
 
 /// The resident memory of a process, in bytes.

@@ -350,6 +350,35 @@ impl KernelSim {
         self.data().read(|data| data.calls.clone())
     }
 
+    /// How many calls there have been: where [`KernelSim::calls_since`] goes on.
+    pub fn call_count(&self) -> usize {
+        self.data().read(|data| data.calls.len())
+    }
+
+    /// The calls after the first `count`, also those that a fault hit: cheap where there were many before.
+    pub fn calls_since(&self, count: usize) -> Vec<ApiCall> {
+        self.data()
+            .read(|data| data.calls.get(count..).unwrap_or_default().to_vec())
+    }
+
+    /// Waits until a client has called an endpoint after the first `count` calls, and been answered.
+    ///
+    /// # Errors
+    /// When it has not after this time.
+    pub async fn wait_call_of(
+        &self,
+        client_id: &str,
+        endpoint: Endpoint,
+        count: usize,
+        within: Duration,
+    ) -> Result<(), Late> {
+        let meant = |call: &&ApiCall| {
+            call.client_id.as_deref() == Some(client_id) && call.status.is_some() && call.endpoint == endpoint
+        };
+        let new = |data: &Data| data.calls.iter().skip(count).filter(meant).count();
+        self.data().wait("calls of the client", 1, within, new).await
+    }
+
     /// Waits until an endpoint has been called `n` times (the calls may not be answered yet).
     ///
     /// # Errors

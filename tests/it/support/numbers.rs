@@ -1,20 +1,31 @@
 //! WhatsApp numbers of a world: a Kernel client, a Secret, a channel.
 
+use std::collections::BTreeMap;
+
 use aura_whatsapp_operator::{
     api::{REQUESTED_AT, WhatsAppChannel, conditions::Reason},
     sim::{
-        dev::{objects, site::ENVIRONMENT},
+        dev::{bulk::create_all, objects, site::ENVIRONMENT},
         kernel::{ClientSpec, UserMessage},
     },
 };
 use kube::{
-    api::{Patch, PatchParams},
+    ResourceExt,
+    api::{ListParams, Patch, PatchParams},
     runtime::wait::await_condition,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{SOON, World, world::in_namespace};
+
+/// Creations at once, where many are made.
+const AT_ONCE: usize = 32;
+
+fn object<K: DeserializeOwned>(object: Value, namespace: &str) -> K {
+    serde_json::from_value(in_namespace(object, namespace)).unwrap()
+}
 
 /// One number.
 #[derive(Clone)]
@@ -96,6 +107,53 @@ impl World {
         change(&mut channel);
         self.apply(channel).await;
         number
+    }
+
+    /// Makes many numbers known to Kernel, creates their Secrets and channels, and waits for nothing.
+    pub async fn add_all(&self, numbers: &[Number]) {
+        numbers
+            .iter()
+            .for_each(|number| self.kernel.add_client(number.client()));
+        let secret = |number: &Number| object(number.secret(), &self.namespace);
+        create_all(&self.secrets(), numbers.iter().map(secret), AT_ONCE, |_| {})
+            .await
+            .unwrap();
+        self.create_channels(numbers).await;
+    }
+
+    /// Creates the channels of many numbers, and waits for nothing.
+    pub async fn create_channels(&self, numbers: &[Number]) {
+        let channel = |number: &Number| object(number.channel(), &self.namespace);
+        create_all(&self.channels(), numbers.iter().map(channel), AT_ONCE, |_| {})
+            .await
+            .unwrap();
+    }
+
+    /// Waits until so many channels are there and all are as told; all of them are returned, by name.
+    pub async fn wait_all(
+        &self,
+        count: usize,
+        what: &str,
+        is: impl Fn(&WhatsAppChannel) -> bool,
+    ) -> BTreeMap<String, WhatsAppChannel> {
+        let start = tokio::time::Instant::now();
+        loop {
+            let all = self.channels().list(&ListParams::default()).await.unwrap().items;
+            let are = all.iter().filter(|channel| is(channel)).count();
+            if all.len() == count && are == count {
+                return all
+                    .into_iter()
+                    .map(|channel| (channel.name_any(), channel))
+                    .collect();
+            }
+            assert!(
+                start.elapsed() < SOON,
+                "of {} channels, {are} are {what}, not {count}\n{}",
+                all.len(),
+                self.log("controller")
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
     }
 
     /// As [`World::add`], and waits until it is Ready and routed.

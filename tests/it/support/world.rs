@@ -28,6 +28,7 @@ pub struct WorldBuilder {
     kernel: KernelOptions,
     behaviour: Behaviour,
     log_filter: String,
+    environment_extra: String,
     config_extra: String,
     aura_key: String,
     reply_key: String,
@@ -56,6 +57,7 @@ impl World {
             },
             behaviour: Behaviour::Echo,
             log_filter: "info".to_owned(),
+            environment_extra: String::new(),
             config_extra: String::new(),
             aura_key: AURA_KEY.to_owned(),
             reply_key: REPLY_KEY.to_owned(),
@@ -146,6 +148,12 @@ impl WorldBuilder {
         self
     }
 
+    /// Lines of the environment's configuration, indented by four spaces.
+    pub fn environment(mut self, lines: &str) -> Self {
+        self.environment_extra = format!("{lines}\n");
+        self
+    }
+
     pub fn keys(mut self, aura_key: &str, reply_key: &str) -> Self {
         aura_key.clone_into(&mut self.aura_key);
         reply_key.clone_into(&mut self.reply_key);
@@ -179,7 +187,7 @@ impl WorldBuilder {
             aura_key: &self.aura_key,
             reply_key: &self.reply_key,
             log_filter: &self.log_filter,
-            environment_extra: "",
+            environment_extra: &self.environment_extra,
             config_extra: &self.config_extra,
         })
         .await

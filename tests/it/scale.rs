@@ -1,0 +1,233 @@
+//! Hundreds of channels at once: an outage, a mass deletion that is taken back, the end of a namespace. What is counted
+//! here is what would grow into a storm with ten thousand.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use aura_whatsapp_operator::{
+    api::{REQUESTED_AT, WhatsAppChannel},
+    sim::{fault::Endpoint, kernel::Outcome},
+};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams},
+    runtime::wait::await_condition,
+};
+use serde_json::json;
+
+use crate::support::{Number, SOON, World, condition, handled, ready};
+
+/// Channels of an installation.
+const CHANNELS: usize = 300;
+/// Channels of a namespace that is deleted.
+const IN_NAMESPACE: usize = 50;
+/// Channels that are asked to be looked at while Kernel is away.
+const ASKED: usize = 20;
+/// Without the politeness towards Kernel, which is not the matter here; and no channel's own moment comes meanwhile.
+const ENVIRONMENT: &str =
+    "    registration: {perSecond: 10000, concurrent: 16}\n    channelDefaults: {resyncPeriod: 168h}";
+
+fn numbers(count: usize) -> Vec<Number> {
+    (0..count)
+        .map(|n| Number::new(&format!("{}", 1000 + n)))
+        .collect()
+}
+
+fn is_ready(channel: &WhatsAppChannel) -> bool {
+    let observed = channel
+        .status
+        .as_ref()
+        .and_then(|status| status.observed_generation);
+    ready(channel).0 == "True" && observed == channel.metadata.generation
+}
+
+async fn world_of(prefix: &'static str, numbers: &[Number]) -> (World, BTreeMap<String, WhatsAppChannel>) {
+    let world = World::builder(prefix).environment(ENVIRONMENT).start().await;
+    world.add_all(numbers).await;
+    let channels = world.wait_all(numbers.len(), "Ready", is_ready).await;
+    for endpoint in [Endpoint::Token, Endpoint::WebhookGet, Endpoint::WebhookSet] {
+        let calls = world.kernel.calls_since(0);
+        let made = calls.iter().filter(|call| call.endpoint == endpoint).count();
+        assert_eq!(made, numbers.len(), "{endpoint:?}: one of each for each channel");
+    }
+    (world, channels)
+}
+
+async fn status_writes(world: &World) -> f64 {
+    world
+        .metric(world.site.controller_admin, "aura_whatsapp_status_writes_total")
+        .await
+}
+
+#[tokio::test]
+async fn an_outage_of_kernel_turns_no_channel_red_and_writes_only_what_was_asked_for() {
+    let numbers = numbers(CHANNELS);
+    let (world, before) = world_of("scale-outage", &numbers).await;
+    let written = status_writes(&world).await;
+    world.kernel.stop().await;
+    let asked = &numbers[..ASKED];
+    for number in asked {
+        let annotation = json!({"metadata": {"annotations": {REQUESTED_AT: "during the outage"}}});
+        world.patch_channel(number, annotation).await;
+    }
+    let names: HashSet<&str> = asked.iter().map(|number| number.name.as_str()).collect();
+    let looked_at = |channel: &WhatsAppChannel| {
+        is_ready(channel)
+            && (!names.contains(channel.name_any().as_str()) || handled(channel) == Some("during the outage"))
+    };
+    let during = world
+        .wait_all(CHANNELS, "Ready, those asked for looked at", looked_at)
+        .await;
+    let written = status_writes(&world).await - written;
+    let changed: Vec<&String> = during
+        .iter()
+        .filter(|(name, channel)| {
+            !names.contains(name.as_str()) && channel.resource_version() != before[*name].resource_version()
+        })
+        .map(|(name, _)| name)
+        .collect();
+    println!("{CHANNELS} channels, {ASKED} looked at in vain: {written} status writes");
+    assert!(
+        changed.is_empty(),
+        "written although nothing was asked of them: {changed:?}"
+    );
+    // That the request was handled, and, of one that missed several looks by now, that it is not verified any more.
+    assert!((1..=2 * ASKED).contains(&whole(written)), "{written}");
+
+    world.kernel.restart().await.unwrap();
+    let verified =
+        |channel: &WhatsAppChannel| is_ready(channel) && condition(channel, "WebhookVerified").0 == "True";
+    let after = world.wait_all(CHANNELS, "Ready and verified", verified).await;
+    let registered_at = |channel: &WhatsAppChannel| channel.status.as_ref().unwrap().registered_at.clone();
+    for (name, channel) in &after {
+        assert_eq!(
+            registered_at(channel),
+            registered_at(&before[name]),
+            "{name} was not set anew"
+        );
+    }
+}
+
+/// A count that came as a metric.
+fn whole(count: f64) -> usize {
+    format!("{count}").parse().unwrap()
+}
+
+#[tokio::test]
+async fn all_channels_deleted_by_mistake_and_applied_again_lose_no_message() {
+    let numbers = numbers(CHANNELS);
+    let (world, before) = world_of("scale-prune", &numbers).await;
+    let (delete, all) = (DeleteParams::default(), ListParams::default());
+    world.channels().delete_collection(&delete, &all).await.unwrap();
+    world.wait_all(0, "there", |_| true).await;
+    let routes = || world.metric(world.site.bridge_admin, "aura_whatsapp_routes");
+    let start = tokio::time::Instant::now();
+    while routes().await > 0.0 {
+        assert!(
+            start.elapsed() < SOON,
+            "the bridge still routes {} channels",
+            routes().await
+        );
+        tokio::task::yield_now().await;
+    }
+
+    let user = |number: &Number| format!("34700{}", number.digits);
+    for number in &numbers {
+        let text = format!("hola {}", number.digits);
+        world
+            .kernel
+            .user_sends(&number.digits, &user(number), &text)
+            .unwrap();
+    }
+    let refused = world.kernel.wait_webhook_calls(CHANNELS, SOON).await.unwrap();
+    for call in &refused {
+        assert_eq!(
+            call.outcome,
+            Outcome::Status(503),
+            "authentic, and to come again: {call:?}"
+        );
+    }
+    assert!(world.aura.activities().is_empty());
+
+    world.create_channels(&numbers).await;
+    let after = world.wait_all(CHANNELS, "Ready", is_ready).await;
+    for (name, channel) in &after {
+        assert_ne!(channel.uid(), before[name].uid(), "{name} is another resource");
+    }
+    world.kernel.wait_all_received(CHANNELS, SOON).await.unwrap();
+    let start = tokio::time::Instant::now();
+    while world.kernel.pending_webhook_calls() > 0 {
+        assert!(start.elapsed() < SOON, "webhook calls are still pending");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    world.wait_settled().await;
+    let texts: HashMap<String, String> = world
+        .kernel
+        .all_received()
+        .into_iter()
+        .map(|message| (message.to, message.text))
+        .collect();
+    for number in &numbers {
+        assert_eq!(
+            texts.get(&user(number)),
+            Some(&format!("Echo: hola {}", number.digits))
+        );
+    }
+    assert_eq!(world.kernel.all_received().len(), CHANNELS, "each reply once");
+    assert_eq!(world.aura.activities().len(), CHANNELS, "each message once");
+    let calls = world.kernel.webhook_calls();
+    let taken = calls
+        .iter()
+        .filter(|call| call.outcome == Outcome::Status(200))
+        .count();
+    println!(
+        "{CHANNELS} messages: {} webhook calls, {taken} taken",
+        calls.len()
+    );
+    assert_eq!(taken, CHANNELS);
+    for number in &numbers {
+        assert_eq!(
+            world.kernel.webhook_sets(&number.client_id),
+            1,
+            "Kernel held it all the time"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_goes_with_all_its_channels_and_kernel_is_not_called() {
+    let numbers = numbers(IN_NAMESPACE);
+    let (world, _) = world_of("scale-namespace", &numbers).await;
+    let calls = world.kernel.call_count();
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
+    namespaces
+        .delete(&world.namespace, &DeleteParams::default())
+        .await
+        .unwrap();
+    let gone = await_condition(namespaces, &world.namespace, |found: Option<&Namespace>| {
+        found.is_none()
+    });
+    tokio::time::timeout(SOON, gone)
+        .await
+        .expect("the namespace goes")
+        .unwrap();
+    assert_eq!(
+        world
+            .channels()
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .len(),
+        0
+    );
+    let calls = world.kernel.calls_since(calls);
+    assert!(calls.is_empty(), "{calls:?}");
+    for number in &numbers {
+        let webhook = world.kernel.webhook_of(&number.client_id);
+        assert!(
+            webhook.is_some_and(|url| url.contains(&number.channel_id)),
+            "it is kept"
+        );
+    }
+}
