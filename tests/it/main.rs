@@ -21,6 +21,7 @@ mod crd;
 mod dev;
 mod docs;
 mod guard;
+mod kstatus;
 mod lifecycle;
 mod outage;
 mod rights;
