@@ -35,8 +35,10 @@ pub fn install_tls_provider() {
 pub enum BodyError {
     /// It is larger than the limit.
     TooLarge,
-    /// The connection broke or the time was up.
+    /// The connection broke.
     Broken,
+    /// The time was up.
+    TimedOut,
 }
 
 /// Reads an answer's body, at most `limit` bytes of it.
@@ -45,7 +47,11 @@ pub enum BodyError {
 /// When it is larger or ends early.
 pub async fn read_body(mut response: Response, limit: usize) -> Result<Bytes, BodyError> {
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(|_| BodyError::Broken)? {
+    let failed = |error: reqwest::Error| match error.is_timeout() {
+        true => BodyError::TimedOut,
+        false => BodyError::Broken,
+    };
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > limit {
             return Err(BodyError::TooLarge);
         }

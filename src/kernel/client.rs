@@ -221,6 +221,7 @@ impl Client {
                     }),
                     Err(http::BodyError::TooLarge) => Err(KernelError::InvalidResponse("it is too large")),
                     Err(http::BodyError::Broken) => Err(KernelError::Interrupted),
+                    Err(http::BodyError::TimedOut) => Err(KernelError::TimedOut),
                 }
             }
             // The library's own text shows the whole URL: it is not used.

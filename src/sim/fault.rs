@@ -206,6 +206,12 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// Ends the faults that were meant for one party only.
+    pub(crate) fn clear_for(&self, subject: &str) {
+        let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.retain(|fault| fault.subject.as_deref() != Some(subject));
+    }
+
     /// The fault that hits this call, if any; takes one from its count.
     pub(crate) fn take(&self, endpoint: Endpoint, subject: Option<&str>) -> Option<Fault> {
         let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -262,6 +268,16 @@ mod tests {
             kinds,
             [Kind::Status(StatusCode::SERVICE_UNAVAILABLE), Kind::Garbage]
         );
+    }
+
+    #[test]
+    fn the_faults_of_one_party_end_without_those_of_another() {
+        let faults = Faults::default();
+        faults.inject(Fault::hang().only_for("client-a"));
+        faults.inject(Fault::hang().only_for("client-b"));
+        faults.clear_for("client-a");
+        assert!(faults.take(Endpoint::Send, Some("client-a")).is_none());
+        assert!(faults.take(Endpoint::Send, Some("client-b")).is_some());
     }
 
     #[test]

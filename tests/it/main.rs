@@ -23,6 +23,7 @@ mod docs;
 mod guard;
 mod kstatus;
 mod lifecycle;
+mod matrix;
 mod outage;
 mod rights;
 mod secrecy;
