@@ -2,6 +2,8 @@
 
 mod backoff;
 mod client;
+mod deadline;
+mod pace;
 mod secret;
 
 pub use self::{
