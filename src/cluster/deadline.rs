@@ -43,17 +43,16 @@ pub(super) struct Bounded<B> {
 /// Whether a request asks for a watch.
 pub(super) fn is_watch<B>(request: &Request<B>) -> bool {
     let query = request.uri().query().unwrap_or_default();
-    query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1"))
+    query
+        .split('&')
+        .any(|pair| matches!(pair, "watch=true" | "watch=1"))
 }
 
 impl<S> Layer<S> for DeadlineLayer {
     type Service = Deadline<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Deadline {
-            inner,
-            times: *self,
-        }
+        Deadline { inner, times: *self }
     }
 }
 
@@ -155,15 +154,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn head_and_body_each_have_their_time() {
         let seconds = Duration::from_secs;
-        assert_eq!(call("/a", seconds(9), Duration::from_millis(900)).await.unwrap(), 10);
+        assert_eq!(
+            call("/a", seconds(9), Duration::from_millis(900)).await.unwrap(),
+            10
+        );
         assert!(call("/a", seconds(11), Duration::ZERO).await.is_err(), "no head");
-        assert!(call("/a", seconds(0), seconds(2)).await.is_err(), "a body that drips");
+        assert!(
+            call("/a", seconds(0), seconds(2)).await.is_err(),
+            "a body that drips"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_watch_may_take_its_time_but_its_head_may_not() {
         let seconds = Duration::from_secs;
-        assert_eq!(call("/a?x=y&watch=true", seconds(1), seconds(600)).await.unwrap(), 10);
+        assert_eq!(
+            call("/a?x=y&watch=true", seconds(1), seconds(600)).await.unwrap(),
+            10
+        );
         assert!(call("/a?watch=true", seconds(11), Duration::ZERO).await.is_err());
         assert!(call("/a?watch=false", seconds(1), seconds(600)).await.is_err());
     }

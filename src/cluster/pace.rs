@@ -120,7 +120,16 @@ mod tests {
         let mut times = Vec::new();
         for uri in uris {
             let request = Request::builder().uri(*uri).body(()).unwrap();
-            times.push(service.ready().await.unwrap().call(request).await.unwrap().as_secs_f64());
+            times.push(
+                service
+                    .ready()
+                    .await
+                    .unwrap()
+                    .call(request)
+                    .await
+                    .unwrap()
+                    .as_secs_f64(),
+            );
         }
         times
     }
@@ -133,7 +142,10 @@ mod tests {
         for (wait, most) in waits.iter().zip([0.4, 0.8, 1.6, 3.2, 5.0, 5.0]) {
             assert!((most / 2.0 - 0.01..=most + 0.01).contains(wait), "{waits:?}");
         }
-        assert!(waits[6..].iter().all(|wait| (2.4..5.1).contains(wait)), "{waits:?}");
+        assert!(
+            waits[6..].iter().all(|wait| (2.4..5.1).contains(wait)),
+            "{waits:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -151,6 +163,9 @@ mod tests {
         let later = start + Duration::from_secs(290);
         assert_eq!(begun.next(later), later);
         let again = begun.next(later) - later;
-        assert!(again <= Duration::from_millis(400), "its waits begin anew: {again:?}");
+        assert!(
+            again <= Duration::from_millis(400),
+            "its waits begin anew: {again:?}"
+        );
     }
 }

@@ -47,9 +47,12 @@ pub enum BodyError {
 /// When it is larger or ends early.
 pub async fn read_body(mut response: Response, limit: usize) -> Result<Bytes, BodyError> {
     let mut body = BytesMut::new();
-    let failed = |error: reqwest::Error| match error.is_timeout() {
-        true => BodyError::TimedOut,
-        false => BodyError::Broken,
+    let failed = |error: reqwest::Error| {
+        if error.is_timeout() {
+            BodyError::TimedOut
+        } else {
+            BodyError::Broken
+        }
     };
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > limit {

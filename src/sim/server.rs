@@ -392,9 +392,7 @@ pub(crate) fn whole(answer: Answer) -> Response<Body> {
 /// The head promises the whole body; after half of it the connection breaks.
 pub(crate) fn half(answer: Answer) -> Response<Body> {
     let length = answer.body().len();
-    let mut answer = answer.map(|body| {
-        StreamBody::new(breaking(body.slice(..length / 2))).boxed_unsync()
-    });
+    let mut answer = answer.map(|body| StreamBody::new(breaking(body.slice(..length / 2))).boxed_unsync());
     answer
         .headers_mut()
         .insert(CONTENT_LENGTH, HeaderValue::from(length));

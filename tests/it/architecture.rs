@@ -20,6 +20,7 @@ const PURE: &[&str] = &[
     "src/bridge/routes.rs",
     "src/bridge/auth.rs",
     "src/bridge/entry.rs",
+    "src/sim/apiproxy/request.rs",
 ];
 const EFFECTS: &[&str] = &[
     "tokio::",
@@ -87,6 +88,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "crate::kernel",
             "crate::whatsapp",
+            "crate::bridge",
+            "crate::controller",
+        ],
+    ),
+    (
+        "src/sim/apiproxy",
+        &[
+            "crate::cluster",
+            "crate::kernel",
             "crate::bridge",
             "crate::controller",
         ],

@@ -48,18 +48,23 @@ const NEEDS_A_PERSON: &[&str] = &[
 fn offences(history: &[Seen]) -> Vec<String> {
     let mut offences = Vec::new();
     for seen in history {
-        offences.extend(alone(seen).into_iter().map(|what| told(what, &seen.object)));
+        offences.extend(alone(seen).into_iter().map(|what| told(&what, &seen.object)));
     }
     for pair in history.windows(2) {
         let [before, after] = [&pair[0].object, &pair[1].object];
-        offences.extend(together(before, after).into_iter().map(|what| told(what, after)));
+        offences.extend(together(before, after).into_iter().map(|what| told(&what, after)));
     }
     let mut messages: BTreeMap<_, &str> = BTreeMap::new();
     for one in history.iter().flat_map(|seen| conditions(&seen.object)) {
         let message = text(one, "message");
         let masked = message.replace(|c: char| c.is_ascii_digit(), "#");
         let said = messages
-            .entry((text(one, "type"), text(one, "status"), text(one, "reason"), masked))
+            .entry((
+                text(one, "type"),
+                text(one, "status"),
+                text(one, "reason"),
+                masked,
+            ))
             .or_insert(message);
         if *said != message {
             offences.push(format!("a number varies in a message: {said:?} and {message:?}"));
@@ -68,7 +73,7 @@ fn offences(history: &[Seen]) -> Vec<String> {
     offences
 }
 
-fn told(what: String, object: &Value) -> String {
+fn told(what: &str, object: &Value) -> String {
     format!(
         "{what}\n  at version {} of generation {}: {}",
         object["metadata"]["resourceVersion"], object["metadata"]["generation"], object["status"]
@@ -130,7 +135,8 @@ fn together(before: &Value, after: &Value) -> Vec<String> {
             offences.push(format!("the time of {kind} changes, its status does not"));
         }
         // Times have whole seconds: two changes within one second have one time.
-        if flipped && (time(now) < time(then) || (time(now) == time(then) && time(now) != written_at(after))) {
+        if flipped && (time(now) < time(then) || (time(now) == time(then) && time(now) != written_at(after)))
+        {
             offences.push(format!("the status of {kind} changes, its time does not"));
         }
     }
@@ -158,7 +164,11 @@ fn is_observed(object: &Value) -> bool {
 /// (`TAG.GENERATION.MAC`).
 fn is_webhook_of(url: &str, object: &Value) -> bool {
     let url = Url::parse(url).unwrap();
-    let value = |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value);
+    let value = |name: &str| {
+        url.query_pairs()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value)
+    };
     let generation = object["spec"]["webhook"]["keyGeneration"].as_u64().unwrap_or(1);
     let key = value("apikey").unwrap_or_default();
     value("channelId").as_deref() == object["spec"]["channelId"].as_str()
@@ -186,7 +196,11 @@ async fn told_of(world: &World, recorder: &mut Recorder, number: &Number, reason
 
 #[tokio::test]
 async fn at_every_moment_of_its_life_a_channel_is_what_kstatus_makes_of_it() {
-    let world = World::builder("kstatus").through_proxy().without_bridge().start().await;
+    let world = World::builder("kstatus")
+        .through_proxy()
+        .without_bridge()
+        .start()
+        .await;
     let number = Number::new("1002");
     world.kernel.add_client(number.client());
     let mut recorder = Recorder::start(&world, &number).await;
@@ -201,9 +215,12 @@ async fn at_every_moment_of_its_life_a_channel_is_what_kstatus_makes_of_it() {
     world
         .kernel
         .inject(Fault::status(503).on(Endpoint::WebhookGet).times(1));
-    world
-        .kernel
-        .inject(Fault::status(429).retry_after(1).on(Endpoint::WebhookGet).times(1));
+    world.kernel.inject(
+        Fault::status(429)
+            .retry_after(1)
+            .on(Endpoint::WebhookGet)
+            .times(1),
+    );
     world
         .patch_secret(&number, json!({"stringData": {"secret": number.client_secret}}))
         .await;
@@ -223,7 +240,9 @@ async fn at_every_moment_of_its_life_a_channel_is_what_kstatus_makes_of_it() {
     let suspend = |yes: Value| json!({"spec": {"suspend": yes}});
     world.patch_channel(&number, suspend(json!(true))).await;
     world
-        .wait_for(&number, "to be suspended", |channel| of(channel, "Suspended").0 == "True")
+        .wait_for(&number, "to be suspended", |channel| {
+            of(channel, "Suspended").0 == "True"
+        })
         .await;
     world.patch_channel(&number, suspend(Value::Null)).await;
     let resumed = |channel: &WhatsAppChannel| of(channel, "Suspended").0.is_empty();
@@ -263,7 +282,10 @@ async fn at_every_moment_of_its_life_a_channel_is_what_kstatus_makes_of_it() {
     let offences = offences(&history);
     assert!(offences.is_empty(), "{}\nin {life:?}", offences.join("\n"));
     let writes = world.proxy().status_writes();
-    assert!(writes.iter().all(|write| write.status == Some(200)), "{writes:#?}");
+    assert!(
+        writes.iter().all(|write| write.status == Some(200)),
+        "{writes:#?}"
+    );
     assert!(repeated(&writes).is_empty(), "{:#?}", repeated(&writes));
     let taken_over = |seen: &&Seen| seen.object["spec"]["webhook"]["existing"] == "TakeOver";
     for seen in history.iter().filter(taken_over) {
@@ -276,7 +298,11 @@ async fn at_every_moment_of_its_life_a_channel_is_what_kstatus_makes_of_it() {
 
 #[tokio::test]
 async fn a_channel_that_is_cleared_on_deletion_is_terminating_until_it_is_gone() {
-    let world = World::builder("kstatus-end").through_proxy().without_bridge().start().await;
+    let world = World::builder("kstatus-end")
+        .through_proxy()
+        .without_bridge()
+        .start()
+        .await;
     let number = Number::new("1002");
     let mut recorder = Recorder::start(&world, &number).await;
     world.kernel.add_client(number.client());
@@ -287,7 +313,9 @@ async fn a_channel_that_is_cleared_on_deletion_is_terminating_until_it_is_gone()
     let channel = world.wait_ready(&number).await;
     recorder.caught_up(&channel).await;
     // Longer than nothing, so that there is a version to be judged.
-    world.kernel.inject(Fault::status(503).on(Endpoint::WebhookSet).times(1));
+    world
+        .kernel
+        .inject(Fault::status(503).on(Endpoint::WebhookSet).times(1));
     world
         .channels()
         .delete(&number.name, &DeleteParams::default())
@@ -297,7 +325,12 @@ async fn a_channel_that_is_cleared_on_deletion_is_terminating_until_it_is_gone()
     let history = recorder.seen();
     let deleting = |seen: &&Seen| !seen.object["metadata"]["deletionTimestamp"].is_null();
     assert!(history.iter().any(|seen| deleting(&seen)));
-    assert!(history.iter().filter(deleting).all(|seen| kstatus(&seen.object) == Kstatus::Terminating));
+    assert!(
+        history
+            .iter()
+            .filter(deleting)
+            .all(|seen| kstatus(&seen.object) == Kstatus::Terminating)
+    );
     let offences = offences(&history);
     assert!(offences.is_empty(), "{}", offences.join("\n"));
 }
@@ -322,7 +355,11 @@ async fn kubectl_waits_for_the_new_spec_and_for_the_end() {
     world.patch_channel(&number, next_key).await;
     let (met, output) = wait("condition=Ready", "2s").await;
     assert!(!met && output.contains("timed out"), "{output}");
-    let (met, output) = wait("jsonpath={.status.conditions[?(@.type==\"Reconciling\")].status}=True", "20s").await;
+    let (met, output) = wait(
+        "jsonpath={.status.conditions[?(@.type==\"Reconciling\")].status}=True",
+        "20s",
+    )
+    .await;
     assert!(met, "{output}");
     world.kernel.clear_faults();
     let (met, output) = wait("condition=Ready", "20s").await;
@@ -380,10 +417,19 @@ mod rules {
         assert!(judged(fine.clone(), &[]).contains("taken no webhook"));
         let mut next = fine;
         next["spec"]["webhook"]["keyGeneration"] = json!(2);
-        assert!(judged(next, &[URL]).contains("taken no webhook"), "that of the key before");
-        let heals = [("Ready", "False", "RateLimited"), ("Stalled", "True", "RateLimited")];
+        assert!(
+            judged(next, &[URL]).contains("taken no webhook"),
+            "that of the key before"
+        );
+        let heals = [
+            ("Ready", "False", "RateLimited"),
+            ("Stalled", "True", "RateLimited"),
+        ];
         assert!(judged(version(1, 1, &heals), &[]).contains("heals by itself"));
-        let person = [("Ready", "False", "WebhookForeign"), ("Reconciling", "True", "WebhookForeign")];
+        let person = [
+            ("Ready", "False", "WebhookForeign"),
+            ("Reconciling", "True", "WebhookForeign"),
+        ];
         assert!(judged(version(1, 1, &person), &[]).contains("waits for a person"));
         let both = [("Reconciling", "True", ""), ("Stalled", "True", "")];
         assert!(judged(version(1, 1, &both), &[]).contains("Stalled together"));
@@ -415,7 +461,11 @@ mod rules {
                 taken: Vec::new(),
             }
         };
-        assert!(offences(&[seen("try 1"), seen("try 2")]).join(" ").contains("a number varies"));
+        assert!(
+            offences(&[seen("try 1"), seen("try 2")])
+                .join(" ")
+                .contains("a number varies")
+        );
     }
 
     #[test]

@@ -20,7 +20,9 @@ use tokio::sync::watch;
 use super::{ApiRequest, Calls, Chunk, State, Verb, WatchEnd};
 use crate::sim::{
     fault::{Fault, Kind},
-    server::{Answer, Body, Closed, Serve, breaking, dripping, drops, garbage, half, json as answer_json, whole},
+    server::{
+        Answer, Body, Closed, Serve, breaking, dripping, drops, garbage, half, json as answer_json, whole,
+    },
 };
 
 /// The largest request body that is passed on: the API server takes 3 MiB.
@@ -53,7 +55,7 @@ impl Serve for State {
         let body = Limited::new(body, BODY_LIMIT).collect().await;
         let body = body.map_err(|_| Closed)?.to_bytes();
         let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
-        let request = ApiRequest::new(&head.method, path, query, Timestamp::now());
+        let request = ApiRequest::new(head.method.as_str(), path, query, Timestamp::now());
         let fault = self.strike(&request);
         let verb = request.verb;
         let status_body = (verb.writes() && request.resource.ends_with("/status"))
@@ -61,13 +63,15 @@ impl Serve for State {
         let entry = self.record.write(|record| {
             let entry = record.requests.len();
             record.requests.push(request);
-            record
-                .status_writes
-                .extend(status_body.map(|body| (entry, body)));
+            record.status_writes.extend(status_body.map(|body| (entry, body)));
             entry
         });
         let given = Given {
-            path_and_query: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+            path_and_query: head
+                .uri
+                .path_and_query()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             method: head.method,
             headers: head.headers,
             body,

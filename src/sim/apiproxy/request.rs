@@ -2,7 +2,6 @@
 //!
 //! The rules are those of the API server's own `RequestInfo`, as far as resources go.
 
-use hyper::Method;
 use jiff::Timestamp;
 
 /// What is done to a resource, in RBAC's words.
@@ -49,7 +48,7 @@ pub struct ApiRequest {
 }
 
 impl ApiRequest {
-    pub(super) fn new(method: &Method, path: &str, query: &str, at: Timestamp) -> Self {
+    pub(super) fn new(method: &str, path: &str, query: &str, at: Timestamp) -> Self {
         let Place {
             resource,
             namespace,
@@ -57,11 +56,11 @@ impl ApiRequest {
         } = place(path);
         let watch = url::form_urlencoded::parse(query.as_bytes())
             .any(|(key, value)| key == "watch" && matches!(&*value, "true" | "1"));
-        let verb = match *method {
-            Method::POST => Verb::Create,
-            Method::PUT => Verb::Update,
-            Method::PATCH => Verb::Patch,
-            Method::DELETE => Verb::Delete,
+        let verb = match method {
+            "POST" => Verb::Create,
+            "PUT" => Verb::Update,
+            "PATCH" => Verb::Patch,
+            "DELETE" => Verb::Delete,
             _ if watch => Verb::Watch,
             _ if name.is_empty() && resource != path => Verb::List,
             _ => Verb::Get,
@@ -174,7 +173,8 @@ impl Calls {
 
     /// Whether a request is among them.
     pub fn fit(&self, request: &ApiRequest) -> bool {
-        let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        let is =
+            |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
         self.verbs
             .as_ref()
             .is_none_or(|verbs| verbs.contains(&request.verb))
@@ -187,21 +187,69 @@ impl Calls {
 mod tests {
     use super::*;
 
-    fn request(method: Method, path: &str, query: &str) -> ApiRequest {
-        ApiRequest::new(&method, path, query, Timestamp::UNIX_EPOCH)
+    fn request(method: &str, path: &str, query: &str) -> ApiRequest {
+        ApiRequest::new(method, path, query, Timestamp::UNIX_EPOCH)
     }
 
     #[test]
     fn a_request_is_told_by_method_path_and_query() {
         let cases = [
-            (Method::GET, "/api/v1/namespaces/a/secrets/s", "", Verb::Get, "secrets", "a", "s"),
-            (Method::GET, "/api/v1/namespaces/a/secrets", "limit=5", Verb::List, "secrets", "a", ""),
-            (Method::GET, "/api/v1/secrets", "watch=true&x=y", Verb::Watch, "secrets", "", ""),
-            (Method::GET, "/api/v1/secrets", "watch=false", Verb::List, "secrets", "", ""),
-            (Method::GET, "/api/v1/namespaces/a", "", Verb::Get, "namespaces", "", "a"),
-            (Method::PUT, "/api/v1/namespaces/a/finalize", "", Verb::Update, "namespaces/finalize", "", "a"),
             (
-                Method::PATCH,
+                "GET",
+                "/api/v1/namespaces/a/secrets/s",
+                "",
+                Verb::Get,
+                "secrets",
+                "a",
+                "s",
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/a/secrets",
+                "limit=5",
+                Verb::List,
+                "secrets",
+                "a",
+                "",
+            ),
+            (
+                "GET",
+                "/api/v1/secrets",
+                "watch=true&x=y",
+                Verb::Watch,
+                "secrets",
+                "",
+                "",
+            ),
+            (
+                "GET",
+                "/api/v1/secrets",
+                "watch=false",
+                Verb::List,
+                "secrets",
+                "",
+                "",
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/a",
+                "",
+                Verb::Get,
+                "namespaces",
+                "",
+                "a",
+            ),
+            (
+                "PUT",
+                "/api/v1/namespaces/a/finalize",
+                "",
+                Verb::Update,
+                "namespaces/finalize",
+                "",
+                "a",
+            ),
+            (
+                "PATCH",
                 "/apis/channels.auracognitive.com/v1alpha1/namespaces/a/whatsappchannels/n/status",
                 "force=true",
                 Verb::Patch,
@@ -210,7 +258,7 @@ mod tests {
                 "n",
             ),
             (
-                Method::POST,
+                "POST",
                 "/apis/coordination.k8s.io/v1/namespaces/a/leases",
                 "",
                 Verb::Create,
@@ -218,19 +266,22 @@ mod tests {
                 "a",
                 "",
             ),
-            (Method::DELETE, "/api/v1/namespaces/a/secrets/s", "", Verb::Delete, "secrets", "a", "s"),
-            (Method::GET, "/readyz", "", Verb::Get, "/readyz", "", ""),
-            (Method::GET, "/apis/apps/v1", "", Verb::Get, "/apis/apps/v1", "", ""),
+            (
+                "DELETE",
+                "/api/v1/namespaces/a/secrets/s",
+                "",
+                Verb::Delete,
+                "secrets",
+                "a",
+                "s",
+            ),
+            ("GET", "/readyz", "", Verb::Get, "/readyz", "", ""),
+            ("GET", "/apis/apps/v1", "", Verb::Get, "/apis/apps/v1", "", ""),
         ];
         for (method, path, query, verb, resource, namespace, name) in cases {
             let found = request(method, path, query);
             assert_eq!(
-                (
-                    found.verb,
-                    &*found.resource,
-                    &*found.namespace,
-                    &*found.name
-                ),
+                (found.verb, &*found.resource, &*found.namespace, &*found.name),
                 (verb, resource, namespace, name),
                 "{path}"
             );
@@ -239,12 +290,8 @@ mod tests {
 
     #[test]
     fn calls_are_chosen_by_verb_resource_and_name() {
-        let status = request(
-            Method::PATCH,
-            "/apis/g/v1/namespaces/a/whatsappchannels/n/status",
-            "",
-        );
-        let secret = request(Method::GET, "/api/v1/namespaces/a/secrets/s", "");
+        let status = request("PATCH", "/apis/g/v1/namespaces/a/whatsappchannels/n/status", "");
+        let secret = request("GET", "/api/v1/namespaces/a/secrets/s", "");
         assert!(Calls::all().fit(&status) && Calls::all().fit(&secret));
         assert!(Calls::writes().fit(&status) && !Calls::writes().fit(&secret));
         assert!(Calls::writes().of("whatsappchannels/status").fit(&status));

@@ -134,7 +134,10 @@ async fn a_fault_hits_the_requests_that_are_meant_and_ends_with_its_times() {
         (429, &"3".parse().unwrap())
     );
     let body: Value = answer.json().await.unwrap();
-    assert_eq!((&body["kind"], &body["reason"]), (&json!("Status"), &json!("TooManyRequests")));
+    assert_eq!(
+        (&body["kind"], &body["reason"]),
+        (&json!("Status"), &json!("TooManyRequests"))
+    );
     assert_eq!(code(up.get(SECRET)).await, 200);
     up.proxy.inject(Calls::all(), Fault::status(500));
     assert_eq!(code(up.get(SECRET)).await, 500);
@@ -157,14 +160,23 @@ async fn bodies_that_lie_break_drip_or_are_missing() {
     once(Fault::reset());
     assert!(up.get(SECRET).send().await.is_err());
     once(Fault::hang());
-    assert!(up.get(SECRET).timeout(Duration::from_millis(50)).send().await.is_err());
+    assert!(
+        up.get(SECRET)
+            .timeout(Duration::from_millis(50))
+            .send()
+            .await
+            .is_err()
+    );
     once(Fault::drip(Duration::from_millis(1)));
     let dripped = up.get(SECRET).send().await.unwrap();
     assert_eq!(dripped.content_length(), Some(22));
     assert_eq!(dripped.text().await.unwrap(), "Bearer fake-token-0001");
     once(Fault::drip(Duration::from_secs(5)));
     let dripping = up.get(SECRET).timeout(Duration::from_millis(200)).send().await;
-    assert!(dripping.unwrap().bytes().await.unwrap_err().is_timeout(), "the head came in time");
+    assert!(
+        dripping.unwrap().bytes().await.unwrap_err().is_timeout(),
+        "the head came in time"
+    );
     once(Fault::delay(Duration::from_millis(5)));
     assert_eq!(code(up.get(SECRET)).await, 200);
 }
@@ -197,7 +209,10 @@ async fn a_watch_that_begins_may_be_gone_empty_or_broken() {
         up.get(WATCH).send()
     };
     let gone: Value = next(Fault::gone()).await.unwrap().json().await.unwrap();
-    assert_eq!((&gone["type"], &gone["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    assert_eq!(
+        (&gone["type"], &gone["object"]["code"]),
+        (&json!("ERROR"), &json!(410))
+    );
     assert_eq!(next(Fault::empty()).await.unwrap().bytes().await.unwrap(), "");
     assert!(next(Fault::cut()).await.unwrap().bytes().await.is_err());
     let mut dripping = next(Fault::drip(Duration::from_millis(1))).await.unwrap();
@@ -218,8 +233,5 @@ async fn a_stopped_proxy_refuses_connections_and_goes_on_where_it_was() {
     up.proxy.restart().await.unwrap();
     assert_eq!(up.proxy.url(), url);
     assert_eq!(code(up.get(SECRET)).await, 200);
-    up.proxy
-        .wait_requests(&Calls::all(), 2, SOON)
-        .await
-        .unwrap();
+    up.proxy.wait_requests(&Calls::all(), 2, SOON).await.unwrap();
 }

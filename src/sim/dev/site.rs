@@ -540,7 +540,13 @@ async fn kubeconfig(
         .unwrap_or_default();
     let clusters = match server {
         Some(server) => json!([{"name": cluster, "cluster": {"server": server}}]),
-        None => json!(admin.clusters.iter().filter(|one| one.name == cluster).collect::<Vec<_>>()),
+        None => json!(
+            admin
+                .clusters
+                .iter()
+                .filter(|one| one.name == cluster)
+                .collect::<Vec<_>>()
+        ),
     };
     let own = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": account, "clusters": clusters,

@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use aura_whatsapp_operator::{
     api::conditions::Reason,
-    sim::{
-        dev::site,
-        fault::Endpoint,
-        kernel::ApiCall,
-    },
+    sim::{dev::site, fault::Endpoint, kernel::ApiCall},
 };
 use serde_json::json;
 
@@ -77,7 +73,12 @@ pub const CELLS: &[Cell] = &[
     cell(WebhookGet, Limited, Reason::RateLimited, ByItself),
     cell(WebhookGet, LimitedFor, Reason::RateLimited, ByItself),
     cell(WebhookGet, ServerError, Reason::UpstreamUnavailable, ByItself),
-    twice(cell(WebhookGet, Unauthorized, Reason::PermissionDenied, WhenAsked)),
+    twice(cell(
+        WebhookGet,
+        Unauthorized,
+        Reason::PermissionDenied,
+        WhenAsked,
+    )),
     cell(WebhookGet, Forbidden, Reason::PermissionDenied, WhenAsked),
     // A Kernel that can't be read back is no trouble: the webhook is set, and that it was not verified is said.
     cell(WebhookGet, NotFound, Reason::Succeeded, WhenAsked),
@@ -88,7 +89,12 @@ pub const CELLS: &[Cell] = &[
     cell(WebhookSet, Limited, Reason::RateLimited, ByItself),
     cell(WebhookSet, LimitedFor, Reason::RateLimited, ByItself),
     cell(WebhookSet, ServerError, Reason::UpstreamUnavailable, ByItself),
-    twice(cell(WebhookSet, Unauthorized, Reason::PermissionDenied, WhenAsked)),
+    twice(cell(
+        WebhookSet,
+        Unauthorized,
+        Reason::PermissionDenied,
+        WhenAsked,
+    )),
     cell(WebhookSet, Forbidden, Reason::PermissionDenied, WhenAsked),
     cell(WebhookSet, NotFound, Reason::InvalidResponse, ByItself),
     cell(WebhookSet, Garbage, Reason::InvalidResponse, ByItself),
@@ -120,7 +126,11 @@ impl Cell {
     }
 
     fn door(&self) -> Option<Side> {
-        let side = if self.at == KernelAuth { Side::Auth } else { Side::Api };
+        let side = if self.at == KernelAuth {
+            Side::Auth
+        } else {
+            Side::Api
+        };
         (self.trouble == Refused).then_some(side)
     }
 
@@ -140,7 +150,8 @@ impl Cell {
 
     /// The calls made there for this client.
     fn seen(&self, world: &World, client: &str) -> Vec<ApiCall> {
-        let is = |call: &ApiCall| call.endpoint == self.endpoint() && call.client_id.as_deref() == Some(client);
+        let is =
+            |call: &ApiCall| call.endpoint == self.endpoint() && call.client_id.as_deref() == Some(client);
         world.kernel.calls().into_iter().filter(is).collect()
     }
 
@@ -150,7 +161,11 @@ impl Cell {
         if self.trouble != Refused {
             return self.seen(world, client).len();
         }
-        let operation = if self.at == KernelAuth { "token" } else { "webhook_get" };
+        let operation = if self.at == KernelAuth {
+            "token"
+        } else {
+            "webhook_get"
+        };
         let (_, page) = site::get(world.site.controller_admin, "/metrics").await.unwrap();
         page.lines()
             .filter(|line| line.starts_with("aura_whatsapp_kernel_calls_total{"))
@@ -166,7 +181,9 @@ impl Cell {
         self.begin(world, client).await;
         let began = std::time::Instant::now();
         let environment = self.environment();
-        let added = world.add(&number.digits, |channel| channel["spec"]["environment"] = json!(environment));
+        let added = world.add(&number.digits, |channel| {
+            channel["spec"]["environment"] = json!(environment);
+        });
         // The same name and client, with the channelId that was applied.
         let number = added.await;
         self.says_what_is_wrong(world, &number).await;
@@ -191,7 +208,10 @@ impl Cell {
         let channel = world.wait_reason(number, self.reason).await;
         if self.reason.is_good() {
             assert_eq!(ready(&channel).0, "True");
-            assert_eq!(condition(&channel, "WebhookVerified").1, Reason::ReadBackUnsupported.as_str());
+            assert_eq!(
+                condition(&channel, "WebhookVerified").1,
+                Reason::ReadBackUnsupported.as_str()
+            );
             return;
         }
         assert_eq!(ready(&channel).0, "False");
@@ -199,7 +219,11 @@ impl Cell {
         assert_eq!(condition(&channel, "Stalled").0 == "True", stalled);
         assert_eq!(condition(&channel, "Reconciling").0 == "True", !stalled);
         let credentials = condition(&channel, "CredentialsValid").0;
-        assert_eq!(credentials == "True", self.at != KernelAuth, "CredentialsValid is {credentials}");
+        assert_eq!(
+            credentials == "True",
+            self.at != KernelAuth,
+            "CredentialsValid is {credentials}"
+        );
     }
 
     async fn tries_again_as_it_should(&self, world: &World, client: &str, began: std::time::Instant) {
@@ -209,7 +233,9 @@ impl Cell {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
-            tokio::time::timeout(SOON, again).await.expect("it is tried again");
+            tokio::time::timeout(SOON, again)
+                .await
+                .expect("it is tried again");
         }
         tokio::time::sleep(WINDOW.saturating_sub(began.elapsed())).await;
         let (count, within) = (self.count(world, client).await, began.elapsed());
@@ -228,7 +254,10 @@ impl Cell {
                 let waited = pair[1].at.duration_since(pair[0].at).as_secs_f64();
                 #[allow(clippy::cast_precision_loss, reason = "a few seconds")]
                 let asked = ASKED as f64;
-                assert!(waited >= asked, "asked again after {waited} s, told to wait {asked} s");
+                assert!(
+                    waited >= asked,
+                    "asked again after {waited} s, told to wait {asked} s"
+                );
             }
         }
     }
@@ -236,10 +265,12 @@ impl Cell {
 
 #[tokio::test]
 async fn each_trouble_with_kernel_is_told_tried_again_politely_and_healed() {
-    let builder = World::builder("matrix-kernel").kernel_timeout("1s").without_bridge();
-    let builder = CELLS
-        .iter()
-        .fold(builder, |builder, cell| builder.environment(&cell.environment(), cell.door()));
+    let builder = World::builder("matrix-kernel")
+        .kernel_timeout("1s")
+        .without_bridge();
+    let builder = CELLS.iter().fold(builder, |builder, cell| {
+        builder.environment(&cell.environment(), cell.door())
+    });
     let world = builder.start().await;
     side_by_side(CELLS.iter().map(|cell| (cell, cell.run(&world)))).await;
     let controller = world.controller.as_ref().unwrap();

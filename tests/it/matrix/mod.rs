@@ -150,10 +150,11 @@ async fn side_by_side<C: std::fmt::Debug, F: Future<Output = ()>>(cells: impl In
 #[test]
 fn every_pair_is_tested_or_listed_with_the_reason_why_it_is_not() {
     let mut seen: BTreeMap<(Dependency, Trouble), u32> = BTreeMap::new();
-    let tested = kernel::CELLS
-        .iter()
-        .map(|cell| (cell.at, cell.trouble))
-        .chain(api_server::CELLS.iter().map(|cell| (Dependency::ApiServer, cell.trouble)));
+    let tested = kernel::CELLS.iter().map(|cell| (cell.at, cell.trouble)).chain(
+        api_server::CELLS
+            .iter()
+            .map(|cell| (Dependency::ApiServer, cell.trouble)),
+    );
     let listed = CANNOT_OCCUR
         .iter()
         .flat_map(|(dependency, troubles, _)| troubles.iter().map(|trouble| (*dependency, *trouble)));
@@ -163,7 +164,10 @@ fn every_pair_is_tested_or_listed_with_the_reason_why_it_is_not() {
     for dependency in Dependency::ALL {
         for trouble in Trouble::ALL {
             let times = seen.get(&(dependency, trouble)).copied().unwrap_or_default();
-            assert_eq!(times, 1, "{dependency:?} × {trouble:?} is tested or listed {times} times");
+            assert_eq!(
+                times, 1,
+                "{dependency:?} × {trouble:?} is tested or listed {times} times"
+            );
         }
     }
 }
@@ -172,5 +176,8 @@ fn every_pair_is_tested_or_listed_with_the_reason_why_it_is_not() {
 fn a_backoff_makes_so_many_attempts() {
     let seconds = Duration::from_secs;
     let most = |within| most_attempts(within, seconds(1), seconds(4));
-    assert_eq!([0, 1, 2, 3, 7, 11, 14].map(|s| most(seconds(s))), [1, 2, 2, 3, 4, 5, 5]);
+    assert_eq!(
+        [0, 1, 2, 3, 7, 11, 14].map(|s| most(seconds(s))),
+        [1, 2, 2, 3, 4, 5, 5]
+    );
 }

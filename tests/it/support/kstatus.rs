@@ -58,7 +58,11 @@ pub fn kubectl_wait(object: &Value, kind: &str) -> bool {
 
 /// The conditions of an object.
 pub fn conditions(object: &Value) -> Vec<&Value> {
-    object["status"]["conditions"].as_array().into_iter().flatten().collect()
+    object["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A condition of an object.
@@ -83,7 +87,8 @@ mod tests {
             .iter()
             .map(|(kind, status)| json!({"type": kind, "status": status}))
             .collect();
-        let mut object = json!({"metadata": {"generation": generation}, "status": {"conditions": conditions}});
+        let mut object =
+            json!({"metadata": {"generation": generation}, "status": {"conditions": conditions}});
         if let Some(observed) = observed.into() {
             object["status"]["observedGeneration"] = observed.into();
         }
@@ -94,18 +99,62 @@ mod tests {
     fn kstatus_judges_in_its_own_order() {
         let ready = ("Ready", "True");
         let cases = [
-            (object(2, 1, &[ready]), Kstatus::InProgress, "an older generation was observed"),
-            (object(1, 2, &[ready]), Kstatus::InProgress, "a newer one was: different is different"),
-            (object(1, 1, &[("Stalled", "True"), ("Reconciling", "True")]), Kstatus::Failed, "the first in the list"),
-            (object(1, 1, &[("Reconciling", "True"), ("Stalled", "True")]), Kstatus::InProgress, "the first in the list"),
-            (object(1, 1, &[ready, ("Reconciling", "True")]), Kstatus::InProgress, "Reconciling goes before Ready"),
-            (object(1, 1, &[ready, ("Stalled", "True")]), Kstatus::Failed, "Stalled goes before Ready"),
-            (object(1, 1, &[("Stalled", "False"), ready]), Kstatus::Current, "an abnormal one that is false says nothing"),
-            (object(1, 1, &[("Ready", "False")]), Kstatus::InProgress, "never Failed"),
-            (object(1, 1, &[("Ready", "Unknown")]), Kstatus::InProgress, "never Failed"),
-            (object(1, None, &[ready]), Kstatus::Current, "nothing observed is told"),
+            (
+                object(2, 1, &[ready]),
+                Kstatus::InProgress,
+                "an older generation was observed",
+            ),
+            (
+                object(1, 2, &[ready]),
+                Kstatus::InProgress,
+                "a newer one was: different is different",
+            ),
+            (
+                object(1, 1, &[("Stalled", "True"), ("Reconciling", "True")]),
+                Kstatus::Failed,
+                "the first in the list",
+            ),
+            (
+                object(1, 1, &[("Reconciling", "True"), ("Stalled", "True")]),
+                Kstatus::InProgress,
+                "the first in the list",
+            ),
+            (
+                object(1, 1, &[ready, ("Reconciling", "True")]),
+                Kstatus::InProgress,
+                "Reconciling goes before Ready",
+            ),
+            (
+                object(1, 1, &[ready, ("Stalled", "True")]),
+                Kstatus::Failed,
+                "Stalled goes before Ready",
+            ),
+            (
+                object(1, 1, &[("Stalled", "False"), ready]),
+                Kstatus::Current,
+                "an abnormal one that is false says nothing",
+            ),
+            (
+                object(1, 1, &[("Ready", "False")]),
+                Kstatus::InProgress,
+                "never Failed",
+            ),
+            (
+                object(1, 1, &[("Ready", "Unknown")]),
+                Kstatus::InProgress,
+                "never Failed",
+            ),
+            (
+                object(1, None, &[ready]),
+                Kstatus::Current,
+                "nothing observed is told",
+            ),
             (object(1, 1, &[]), Kstatus::Current, "no condition"),
-            (json!({"metadata": {"generation": 1}}), Kstatus::Current, "no status at all"),
+            (
+                json!({"metadata": {"generation": 1}}),
+                Kstatus::Current,
+                "no status at all",
+            ),
         ];
         for (object, expected, why) in cases {
             assert_eq!(kstatus(&object), expected, "{why}: {object}");
@@ -123,6 +172,9 @@ mod tests {
         assert!(!kubectl_wait(&own, "Ready"), "the condition's own goes first");
         assert!(!kubectl_wait(&object(2, 1, &[("Ready", "True")]), "Ready"));
         assert!(!kubectl_wait(&object(2, 2, &[("Ready", "False")]), "Ready"));
-        assert!(kubectl_wait(&object(2, None, &[("Ready", "True")]), "Ready"), "where nothing is told");
+        assert!(
+            kubectl_wait(&object(2, None, &[("Ready", "True")]), "Ready"),
+            "where nothing is told"
+        );
     }
 }

@@ -41,8 +41,7 @@ impl Recorder {
     pub async fn start(world: &World, number: &Number) -> Self {
         let kind = GroupVersionKind::gvk("channels.auracognitive.com", "v1alpha1", "WhatsAppChannel");
         let resource = ApiResource::from_gvk(&kind);
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
+        let api: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
         let from = api.list(&ListParams::default()).await.unwrap();
         let from = from.metadata.resource_version.unwrap();
         let parameters = WatchParams::default()
@@ -88,7 +87,9 @@ impl Recorder {
                 self.changed.changed().await.unwrap();
             }
         };
-        tokio::time::timeout(SOON, there).await.expect("the recorder catches up");
+        tokio::time::timeout(SOON, there)
+            .await
+            .expect("the recorder catches up");
     }
 
     /// What was recorded so far.

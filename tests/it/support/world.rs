@@ -225,9 +225,10 @@ impl WorldBuilder {
         let mut aura_options = AuraOptions::new(&self.aura_key, &self.reply_key);
         aura_options.behaviour = self.behaviour;
         let aura = AuraSim::start(aura_options).await.unwrap();
-        let proxy = match self.controller_through_proxy || self.bridge_through_proxy {
-            true => Some(ApiProxy::start(cluster.kubeconfig()).await.unwrap()),
-            false => None,
+        let proxy = if self.controller_through_proxy || self.bridge_through_proxy {
+            Some(ApiProxy::start(cluster.kubeconfig()).await.unwrap())
+        } else {
+            None
         };
         let server = proxy.as_ref().map(ApiProxy::url);
         let (mut environments, mut doors) = (Vec::new(), HashMap::new());
@@ -274,9 +275,11 @@ impl WorldBuilder {
             .start_controller()
             .await
             .unwrap_or_else(|error| panic!("{error}"));
-        let bridge = match self.bridge {
-            true => Some(site.start_bridge().await.unwrap_or_else(|error| panic!("{error}"))),
-            false => None,
+        let bridge = if self.bridge {
+            let started = site.start_bridge().await;
+            Some(started.unwrap_or_else(|error| panic!("{error}")))
+        } else {
+            None
         };
         World {
             namespace,

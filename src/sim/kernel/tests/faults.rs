@@ -102,7 +102,10 @@ async fn an_empty_answer_has_no_body_and_no_effect() {
     let token = world.token("shop", MESSAGING).await;
     world.sim.inject(Fault::empty().times(1));
     let answer = world.send(&token, &text("a")).send().await.unwrap();
-    assert_eq!((answer.status().as_u16(), answer.bytes().await.unwrap().len()), (200, 0));
+    assert_eq!(
+        (answer.status().as_u16(), answer.bytes().await.unwrap().len()),
+        (200, 0)
+    );
     world.sim.inject(Fault::gone().times(1));
     assert_eq!(world.send(&token, &text("a")).send().await.unwrap().status(), 410);
     assert!(world.sim.received(USER).is_empty());
