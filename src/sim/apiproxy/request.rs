@@ -119,6 +119,7 @@ fn place(path: &str) -> Place {
 pub struct Calls {
     verbs: Option<Vec<Verb>>,
     resource: Option<String>,
+    not: Option<String>,
     name: Option<String>,
 }
 
@@ -164,6 +165,13 @@ impl Calls {
         self
     }
 
+    /// Only those to another resource than this one.
+    #[must_use]
+    pub fn but(mut self, resource: &str) -> Self {
+        self.not = Some(resource.to_owned());
+        self
+    }
+
     /// Only those to an object of this name.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
@@ -180,6 +188,7 @@ impl Calls {
             .is_none_or(|verbs| verbs.contains(&request.verb))
             && is(&self.resource, &request.resource)
             && is(&self.name, &request.name)
+            && self.not.as_ref().is_none_or(|not| *not != request.resource)
     }
 }
 
@@ -298,5 +307,6 @@ mod tests {
         assert!(!Calls::all().of("whatsappchannels").fit(&status));
         assert!(Calls::gets().of("secrets").named("s").fit(&secret));
         assert!(!Calls::gets().of("secrets").named("other").fit(&secret));
+        assert!(Calls::all().but("secrets").fit(&status) && !Calls::all().but("secrets").fit(&secret));
     }
 }

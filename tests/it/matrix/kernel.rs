@@ -9,7 +9,7 @@ use aura_whatsapp_operator::{
 use serde_json::json;
 
 use super::{ASKED, Dependency, Trouble, most_attempts, side_by_side};
-use crate::support::{Number, SOON, Side, World, condition, ready};
+use crate::support::{Number, Recorder, SOON, Seen, Side, World, condition, kstatus, ready};
 
 /// How a channel gets well again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +178,7 @@ impl Cell {
     async fn run(&self, world: &World) {
         let number = Number::new(&self.digits());
         let client = number.client_id.as_str();
+        let mut recorder = Recorder::start(world, &number).await;
         self.begin(world, client).await;
         let began = std::time::Instant::now();
         let environment = self.environment();
@@ -188,10 +189,17 @@ impl Cell {
         let number = added.await;
         self.says_what_is_wrong(world, &number).await;
         if self.heals == Meanwhile {
-            world.wait_ready(&number).await;
+            // It says so for a moment only.
+            recorder.caught_up(&world.wait_ready(&number).await).await;
+            let said = |seen: &Seen| {
+                let ready = kstatus::condition(&seen.object, "Ready");
+                ready.is_some_and(|ready| ready["reason"] == self.reason.as_str())
+            };
+            assert!(recorder.seen().iter().any(said), "{:#?}", recorder.seen());
             assert_eq!(world.kernel.webhook_sets(client), 1, "it is found, not set again");
             return;
         }
+        self.says_what_is_wrong(world, &number).await;
         self.tries_again_as_it_should(world, client, began).await;
 
         self.end(world, client).await;
