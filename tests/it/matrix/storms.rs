@@ -10,7 +10,7 @@ use aura_whatsapp_operator::sim::{
 use kube::api::DeleteParams;
 
 use super::most_attempts;
-use crate::support::{Number, SOON, World, condition};
+use crate::support::{Number, Recorder, SOON, World, condition};
 
 /// How long a storm is watched.
 const WINDOW: Duration = Duration::from_millis(2500);
@@ -197,4 +197,63 @@ async fn an_unchanged_channel_costs_no_write_also_over_a_restart() {
         3,
         "token, GET and PATCH of the other one"
     );
+}
+
+#[tokio::test]
+#[ignore = "what a pass found out is forgotten when its status can't be written: each try looks at Kernel anew"]
+async fn a_status_that_may_not_be_written_costs_kernel_no_further_look() {
+    let world = World::builder("mute")
+        .through_proxy()
+        .without_bridge()
+        .start()
+        .await;
+    let writes = Calls::writes().of(STATUS);
+    world.proxy().inject(writes.clone(), Fault::status(403));
+    let number = world.add("1002", |_| {}).await;
+    world.proxy().wait_requests(&writes, 4, SOON).await.unwrap();
+    assert_eq!(world.kernel.webhook_sets(&number.client_id), 1);
+    assert_eq!(world.kernel.webhook_gets(&number.client_id), 1);
+    world.proxy().clear_faults();
+    let channel = world.wait_ready(&number).await;
+    assert_eq!(condition(&channel, "WebhookVerified").0, "True");
+    assert!(channel.status.unwrap().webhook_url.is_some());
+}
+
+#[tokio::test]
+async fn a_finalizer_that_is_hard_to_remove_clears_the_webhook_once() {
+    let world = World::builder("finalizer")
+        .through_proxy()
+        .without_bridge()
+        .start()
+        .await;
+    let number = world
+        .add("1002", |channel| {
+            channel["spec"]["webhook"] = serde_json::json!({"onDelete": "Clear"});
+        })
+        .await;
+    let mut recorder = Recorder::start(&world, &number).await;
+    world.wait_ready(&number).await;
+    let finalizers = Calls::verbs(&[Verb::Patch]).of("whatsappchannels");
+    let before = world.proxy().count(&finalizers);
+    world
+        .proxy()
+        .inject(finalizers.clone(), Fault::status(500).times(1));
+    world
+        .proxy()
+        .inject(finalizers.clone(), Fault::reset().after_effect().times(1));
+    let delete = DeleteParams::default();
+    world.channels().delete(&number.name, &delete).await.unwrap();
+    recorder.gone().await;
+    assert_eq!(
+        world.kernel.webhook_sets(&number.client_id),
+        2,
+        "set once and cleared once"
+    );
+    assert!(
+        world
+            .kernel
+            .webhook_of(&number.client_id)
+            .is_none_or(|url| url.is_empty())
+    );
+    assert_eq!(world.proxy().count(&finalizers) - before, 2);
 }

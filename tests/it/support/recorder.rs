@@ -37,7 +37,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Records a channel that is yet to be made.
+    /// Records a channel from now on: every version, if it is yet to be made.
     pub async fn start(world: &World, number: &Number) -> Self {
         let kind = GroupVersionKind::gvk("channels.auracognitive.com", "v1alpha1", "WhatsAppChannel");
         let resource = ApiResource::from_gvk(&kind);
