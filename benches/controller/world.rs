@@ -78,6 +78,10 @@ impl World {
             aura_key: "fake-key-towards-aura-0001",
             reply_key: "fake-key-from-aura-000002",
             log_filter: "info",
+            kernel_timeout: "5s",
+            further_environments: &[],
+            controller_server: None,
+            bridge_server: None,
             environment_extra: &format!(
                 "    registration: {{perSecond: 1000000, concurrent: {}}}\n    channelDefaults: {{resyncPeriod: {}h}}\n",
                 arguments.kernel_concurrent,

@@ -1,8 +1,8 @@
 //! The Kubernetes client, with a deadline on every call.
 //!
 //! The library retries 429, 503 and 504 by itself, for minutes in the worst case, and has no read timeout: one half
-//! dead connection would hold a reconciliation for ever. The outermost layer bounds both. It bounds the time to an
-//! answer's headers only, so a watch lives as long as it likes.
+//! dead connection would hold a reconciliation for ever. A layer around it bounds both, and the outermost one keeps
+//! watches that end at once from being begun anew without a pause.
 
 use std::{path::Path, time::Duration};
 
@@ -11,10 +11,14 @@ use kube::{
     client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use tower::timeout::TimeoutLayer;
 
-/// The time for one call to the API server, its retries included.
-const DEADLINE: Duration = Duration::from_secs(10);
+use super::{deadline::DeadlineLayer, pace::PaceLayer};
+
+/// The time for one call to the API server, its retries included, and then for the answer's body.
+const DEADLINE: DeadlineLayer = DeadlineLayer {
+    head: Duration::from_secs(10),
+    body: Duration::from_secs(10),
+};
 /// The time for one call of the election, and for a silence on its connection. The election itself waits no longer
 /// than its retry period; this ends what that leaves behind.
 const LEASE_DEADLINE: Duration = Duration::from_secs(5);
@@ -42,7 +46,8 @@ pub enum ClientError {
 /// When neither leads anywhere.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     Ok(ClientBuilder::try_from(config(kubeconfig).await?)?
-        .with_layer(&TimeoutLayer::new(DEADLINE))
+        .with_layer(&DEADLINE)
+        .with_layer(&PaceLayer::default())
         .build())
 }
 
@@ -58,7 +63,10 @@ pub async fn lease_client(kubeconfig: Option<&Path>) -> Result<Client, ClientErr
     config.read_timeout = Some(LEASE_DEADLINE);
     config.write_timeout = Some(LEASE_DEADLINE);
     Ok(ClientBuilder::try_from(config)?
-        .with_layer(&TimeoutLayer::new(LEASE_DEADLINE))
+        .with_layer(&DeadlineLayer {
+            head: LEASE_DEADLINE,
+            body: LEASE_DEADLINE,
+        })
         .build())
 }
 

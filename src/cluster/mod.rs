@@ -3,6 +3,8 @@
 
 mod backoff;
 mod client;
+mod deadline;
+mod pace;
 pub mod schema;
 mod secret;
 

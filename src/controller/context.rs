@@ -309,6 +309,11 @@ impl Context {
         }
     }
 
+    /// Whether there is such a channel.
+    pub fn knows(&self, key: &ObjectKey) -> bool {
+        self.roster().get(key).is_some()
+    }
+
     /// A channel is gone: nothing is remembered of it, and another one that claims what it held may hold it now.
     pub fn gone(&self, key: &ObjectKey) {
         let mut roster = self.roster();

@@ -596,8 +596,10 @@ impl<'a> Pass<'a> {
                     self.tell(channel, &old, &new).await;
                     return Ok(());
                 }
-                Err(ReconcileError::Api(error)) if is(&error, kube::core::Status::is_not_found) => {
-                    // It was deleted meanwhile: there is nobody to tell.
+                // It was deleted meanwhile: there is nobody to tell.
+                Err(ReconcileError::Api(error))
+                    if is(&error, kube::core::Status::is_not_found) && !self.context.knows(&self.key) =>
+                {
                     return Ok(());
                 }
                 Err(ReconcileError::Api(error)) if is(&error, kube::core::Status::is_conflict) => {
@@ -837,6 +839,10 @@ pub(super) fn on_error(
         return Action::await_change();
     }
     let uid = channel.uid().unwrap_or_default();
+    if ObjectKey::of(&*channel).is_none_or(|key| !context.knows(&key)) {
+        // It is gone.
+        return Action::await_change();
+    }
     let mut memory = context.memories.of(&uid);
     let failures = match memory.failures {
         Some((API_FAILURES, failures)) => failures + 1,

@@ -35,10 +35,10 @@ pub fn install_tls_provider() {
 pub enum BodyError {
     /// It is larger than the limit.
     TooLarge,
-    /// The time was up.
-    TimedOut,
     /// The connection broke.
     Broken,
+    /// The time was up.
+    TimedOut,
 }
 
 /// Reads an answer's body, at most `limit` bytes of it.
@@ -47,22 +47,20 @@ pub enum BodyError {
 /// When it is larger or ends early.
 pub async fn read_body(mut response: Response, limit: usize) -> Result<Bytes, BodyError> {
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+    let failed = |error: reqwest::Error| {
+        if error.is_timeout() {
+            BodyError::TimedOut
+        } else {
+            BodyError::Broken
+        }
+    };
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > limit {
             return Err(BodyError::TooLarge);
         }
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "the form that map_err calls")]
-fn broken(error: reqwest::Error) -> BodyError {
-    if error.is_timeout() {
-        BodyError::TimedOut
-    } else {
-        BodyError::Broken
-    }
 }
 
 /// The wait that a `Retry-After` header asks for (RFC 9110, section 10.2.3: seconds or a date), within bounds.

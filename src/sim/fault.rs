@@ -48,6 +48,10 @@ pub(crate) enum Kind {
     Reset,
     Cut,
     Garbage,
+    Empty,
+    /// The time for each byte of the body.
+    Drip(Duration),
+    Gone,
 }
 
 impl Fault {
@@ -102,6 +106,26 @@ impl Fault {
         Self::new(Kind::Garbage)
     }
 
+    /// Answers 200 with no body; a watch ends at once. The call has no effect, unless [`Fault::after_effect`] is added.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::new(Kind::Empty)
+    }
+
+    /// Answers properly, but the body comes one byte at a time, each after this time: headers in time, and then a
+    /// body that never seems to end. The call has had its effect.
+    #[must_use]
+    pub fn drip(each: Duration) -> Self {
+        Self::new(Kind::Drip(each))
+    }
+
+    /// What was asked for is gone for good: 410. A watch of the API server says so as the server does, by an `ERROR`
+    /// event in an answer of 200.
+    #[must_use]
+    pub fn gone() -> Self {
+        Self::new(Kind::Gone)
+    }
+
     /// Adds a `Retry-After` of so many seconds to [`Fault::status`].
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {
@@ -145,8 +169,22 @@ impl Fault {
         self
     }
 
+    /// Takes one from its count: what is to be done, unless it is over.
+    pub(crate) fn strike(&mut self) -> Option<Self> {
+        if self.is_over() {
+            return None;
+        }
+        self.left = self.left.map(|left| left - 1);
+        Some(self.clone())
+    }
+
+    /// Whether it has acted as often as it may.
+    pub(crate) fn is_over(&self) -> bool {
+        self.left == Some(0)
+    }
+
     fn fits(&self, endpoint: Endpoint, subject: Option<&str>) -> bool {
-        self.left != Some(0)
+        !self.is_over()
             && self.endpoint.is_none_or(|wanted| wanted == endpoint)
             && self
                 .subject
@@ -168,14 +206,19 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// Ends the faults that were meant for one party only.
+    pub(crate) fn clear_for(&self, subject: &str) {
+        let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.retain(|fault| fault.subject.as_deref() != Some(subject));
+    }
+
     /// The fault that hits this call, if any; takes one from its count.
     pub(crate) fn take(&self, endpoint: Endpoint, subject: Option<&str>) -> Option<Fault> {
         let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fault = faults.iter_mut().find(|fault| fault.fits(endpoint, subject))?;
-        fault.left = fault.left.map(|left| left - 1);
-        let taken = fault.clone();
-        faults.retain(|fault| fault.left != Some(0));
-        Some(taken)
+        let taken = fault.strike();
+        faults.retain(|fault| !fault.is_over());
+        taken
     }
 }
 
@@ -225,6 +268,16 @@ mod tests {
             kinds,
             [Kind::Status(StatusCode::SERVICE_UNAVAILABLE), Kind::Garbage]
         );
+    }
+
+    #[test]
+    fn the_faults_of_one_party_end_without_those_of_another() {
+        let faults = Faults::default();
+        faults.inject(Fault::hang().only_for("client-a"));
+        faults.inject(Fault::hang().only_for("client-b"));
+        faults.clear_for("client-a");
+        assert!(faults.take(Endpoint::Send, Some("client-a")).is_none());
+        assert!(faults.take(Endpoint::Send, Some("client-b")).is_some());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The development cluster: simulators of Kernel and Aura, a real control plane, and the `cargo dev` command.
 //! Behind the `sim` feature: for `cargo dev` and the tests, no part of what is installed.
 
+pub mod apiproxy;
 pub mod aura;
 pub mod controlplane;
 pub mod dev;

@@ -1,8 +1,8 @@
-//! What both simulators share: a listener that can be stopped and started again on its port, the place where faults
-//! act, and state that can be waited on.
+//! What the simulators and the API server's proxy share: a listener that can be stopped and started again on its port,
+//! the place where faults act, and state that can be waited on.
 //!
 //! It serves hyper connections itself, because a fault must be able to close one without or amid an answer. What is
-//! answered is the simulators' concern (`App`).
+//! answered is the simulators' concern (`App`), or all of it the proxy's (`Serve`).
 
 use std::{
     convert::Infallible,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{Stream, StreamExt, stream};
 use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -143,6 +143,21 @@ pub(crate) trait App: Send + Sync + 'static {
     fn decorate(&self, _call: &Call, _answer: &mut Answer) {}
 }
 
+/// What answers a request as it comes in.
+pub(crate) trait Serve: Send + Sync + 'static {
+    /// An error closes the connection without an answer.
+    fn serve(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Body>, Closed>> + Send;
+}
+
+impl<A: App> Serve for A {
+    async fn serve(&self, request: Request<Incoming>) -> Result<Response<Body>, Closed> {
+        serve(self, request).await
+    }
+}
+
 /// A listener on loopback and its connections.
 pub(crate) struct Server {
     address: SocketAddr,
@@ -156,7 +171,7 @@ struct Running {
 }
 
 impl Server {
-    pub async fn start(port: u16, app: Arc<impl App>) -> Result<Self, StartError> {
+    pub async fn start(port: u16, app: Arc<impl Serve>) -> Result<Self, StartError> {
         let (address, running) = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), app).await?;
         Ok(Self {
             address,
@@ -185,7 +200,7 @@ impl Server {
     }
 
     /// Listens again on the same port. Does nothing if it does already.
-    pub async fn restart(&self, app: Arc<impl App>) -> Result<(), StartError> {
+    pub async fn restart(&self, app: Arc<impl Serve>) -> Result<(), StartError> {
         if self
             .running
             .lock()
@@ -200,7 +215,7 @@ impl Server {
     }
 }
 
-async fn listen(address: SocketAddr, app: Arc<impl App>) -> Result<(SocketAddr, Running), StartError> {
+async fn listen(address: SocketAddr, app: Arc<impl Serve>) -> Result<(SocketAddr, Running), StartError> {
     let listening = async {
         let listener = TcpListener::bind(address).await?;
         Ok((listener.local_addr()?, listener))
@@ -219,7 +234,7 @@ async fn listen(address: SocketAddr, app: Arc<impl App>) -> Result<(SocketAddr, 
     ))
 }
 
-async fn accept(listener: TcpListener, app: Arc<impl App>, stop: CancellationToken) {
+async fn accept(listener: TcpListener, app: Arc<impl Serve>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -238,18 +253,19 @@ async fn accept(listener: TcpListener, app: Arc<impl App>, stop: CancellationTok
     connections.shutdown().await;
 }
 
-type Body = UnsyncBoxBody<Bytes, io::Error>;
+/// The body of an answer.
+pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The service's error: makes hyper close the connection without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("closed by a fault")]
-struct Closed;
+pub(crate) struct Closed;
 
-async fn connection(stream: TcpStream, app: Arc<impl App>) {
+async fn connection(stream: TcpStream, app: Arc<impl Serve>) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: Request<Incoming>| {
         let app = Arc::clone(&app);
-        async move { serve(&*app, request).await }
+        async move { app.serve(request).await }
     });
     // An error here is a caller that went away, or a fault.
     let _ = hyper::server::conn::http1::Builder::new()
@@ -312,11 +328,18 @@ async fn misbehave(
             app.decorate(call, &mut answer);
             answer
         }
-        Kind::Garbage => {
-            let mut answer = Response::new(Bytes::from_static(b"<html><body>It works!</body></html>"));
+        Kind::Gone => {
+            let mut answer = json(StatusCode::GONE, &app.error_body(StatusCode::GONE));
+            app.decorate(call, &mut answer);
             answer
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+        }
+        Kind::Garbage => {
+            let mut answer = garbage();
+            app.decorate(call, &mut answer);
+            answer
+        }
+        Kind::Empty => {
+            let mut answer = Answer::default();
             app.decorate(call, &mut answer);
             answer
         }
@@ -336,12 +359,29 @@ async fn misbehave(
             };
             return Ok(half(answer));
         }
+        Kind::Drip(each) => {
+            let answer = match proper {
+                Some(answer) => answer,
+                None => decorated(app, call).await,
+            };
+            app.answered(arrival.entry, &answer);
+            return Ok(dripping(answer, each));
+        }
     };
     app.answered(arrival.entry, &answer);
     Ok(whole(answer))
 }
 
-fn whole(answer: Answer) -> Response<Body> {
+/// A 200 that is no JSON.
+pub(crate) fn garbage() -> Answer {
+    let mut answer = Response::new(Bytes::from_static(b"<html><body>It works!</body></html>"));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+    answer
+}
+
+pub(crate) fn whole(answer: Answer) -> Response<Body> {
     answer.map(|body| {
         Full::new(body)
             .map_err(|never: Infallible| match never {})
@@ -350,17 +390,48 @@ fn whole(answer: Answer) -> Response<Body> {
 }
 
 /// The head promises the whole body; after half of it the connection breaks.
-fn half(answer: Answer) -> Response<Body> {
+pub(crate) fn half(answer: Answer) -> Response<Body> {
     let length = answer.body().len();
-    let mut answer = answer.map(|body| {
-        let half = Ok(Frame::data(body.slice(..length / 2)));
-        let broken = Err(io::Error::from(io::ErrorKind::ConnectionReset));
-        StreamBody::new(stream::iter([half, broken])).boxed_unsync()
-    });
+    let mut answer = answer.map(|body| StreamBody::new(breaking(body.slice(..length / 2))).boxed_unsync());
     answer
         .headers_mut()
         .insert(CONTENT_LENGTH, HeaderValue::from(length));
     answer
+}
+
+/// A piece of a body, and then the connection breaks.
+pub(crate) fn breaking(piece: Bytes) -> impl Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static {
+    let broken = async {
+        // What was given so far is on its way before the end: else not even the head would be sent.
+        tokio::task::yield_now().await;
+        Err(io::Error::from(io::ErrorKind::ConnectionReset))
+    };
+    stream::iter([Ok(Frame::data(piece))]).chain(stream::once(broken))
+}
+
+/// The head promises the whole body, which comes byte by byte.
+pub(crate) fn dripping(answer: Answer, each: Duration) -> Response<Body> {
+    let length = answer.body().len();
+    let mut answer = answer.map(|body| StreamBody::new(drops(body, each)).boxed_unsync());
+    answer
+        .headers_mut()
+        .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    answer
+}
+
+/// The bytes of a chunk one by one, each after this time.
+pub(crate) fn drops(
+    chunk: Bytes,
+    each: Duration,
+) -> impl Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static {
+    stream::unfold(chunk, move |mut left| async move {
+        if left.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(each).await;
+        let byte = left.split_to(1);
+        Some((Ok(Frame::data(byte)), left))
+    })
 }
 
 /// A client for the calls that a simulated system makes by itself: follows no redirect, uses no proxy.

@@ -27,6 +27,7 @@ const PURE: &[&str] = &[
     "src/bridge/auth.rs",
     "src/bridge/entry.rs",
     "src/bridge/issued.rs",
+    "src/sim/apiproxy/request.rs",
 ];
 const EFFECTS: &[&str] = &[
     "tokio::",
@@ -114,6 +115,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "crate::kernel",
             "crate::whatsapp",
+            "crate::bridge",
+            "crate::controller",
+        ],
+    ),
+    (
+        "src/sim/apiproxy",
+        &[
+            "crate::cluster",
+            "crate::kernel",
             "crate::bridge",
             "crate::controller",
         ],

@@ -42,7 +42,10 @@ fn is_ready(channel: &WhatsAppChannel) -> bool {
 }
 
 async fn world_of(prefix: &'static str, numbers: &[Number]) -> (World, BTreeMap<String, WhatsAppChannel>) {
-    let world = World::builder(prefix).environment(ENVIRONMENT).start().await;
+    let world = World::builder(prefix)
+        .environment_extra(ENVIRONMENT)
+        .start()
+        .await;
     world.add_all(numbers).await;
     let channels = world.wait_all(numbers.len(), "Ready", is_ready).await;
     for endpoint in [Endpoint::Token, Endpoint::WebhookGet, Endpoint::WebhookSet] {

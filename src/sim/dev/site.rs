@@ -37,7 +37,7 @@ const CONTROLLER_RELEASE_RULES: &str =
     include_str!("../../../charts/aura-whatsapp-operator/files/rbac/controller-release.yaml");
 const BRIDGE_RULES: &str = include_str!("../../../charts/aura-whatsapp-operator/files/rbac/bridge.yaml");
 
-/// The name of the one environment that a site has.
+/// The name of the environment that every site has.
 pub const ENVIRONMENT: &str = "es-dev";
 
 /// The ServiceAccounts.
@@ -131,11 +131,30 @@ pub struct Plan<'a> {
     pub reply_key: &'a str,
     /// What both roles log.
     pub log_filter: &'a str,
-    /// Further lines of the environment's configuration, indented by four spaces. A `registration:` among them takes
+    /// How long one call to Kernel may take.
+    pub kernel_timeout: &'a str,
+    /// Further lines of each environment's configuration, indented by four spaces. A `registration:` among them takes
     /// the place of the usual one.
     pub environment_extra: &'a str,
+    /// Environments beside [`ENVIRONMENT`], for the same namespaces and the same Aura.
+    pub further_environments: &'a [FurtherEnvironment],
+    /// Where the controller finds the API server, if not where the kubeconfig says: a proxy on loopback, without TLS.
+    pub controller_server: Option<&'a str>,
+    /// The same for the bridge.
+    pub bridge_server: Option<&'a str>,
     /// Further top-level lines of the configuration.
     pub config_extra: &'a str,
+}
+
+/// An environment beside the usual one.
+#[derive(Clone, Debug)]
+pub struct FurtherEnvironment {
+    /// Its name.
+    pub name: String,
+    /// Its Kernel's API.
+    pub api_url: String,
+    /// Its Kernel's auth server.
+    pub auth_url: String,
 }
 
 /// One installation.
@@ -213,8 +232,8 @@ impl Site {
 
         std::fs::create_dir_all(plan.dir.join("credentials")).map_err(io_error("make the site's folder"))?;
         let site = Self {
-            controller_kubeconfig: kubeconfig(&plan, &client, CONTROLLER).await?,
-            bridge_kubeconfig: kubeconfig(&plan, &client, BRIDGE).await?,
+            controller_kubeconfig: kubeconfig(&plan, &client, CONTROLLER, plan.controller_server).await?,
+            bridge_kubeconfig: kubeconfig(&plan, &client, BRIDGE, plan.bridge_server).await?,
             client,
             guard: plan.guard.clone(),
             program: plan.program.to_owned(),
@@ -243,25 +262,33 @@ impl Site {
         } else {
             "    registration: {perSecond: 50, concurrent: 8}\n"
         };
-        let mut text = format!(
-            "watchNamespaces: [{list}]\nenvironments:\n  {ENVIRONMENT}:\n    namespaces: [{list}]\n    insecure: true\n"
-        );
-        let _ = write!(
-            text,
-            "    publicUrl: http://{public}\n    kernel: {{apiUrl: {kernel}, authUrl: {kernel}, timeout: 5s}}\n\
-             {registration}    aura:\n      messagesUrl: {aura}\n      \
-             replyUrl: http://{internal}\n      timeout: 5s\n      outboundAuth: {{apiKeyFile: {out}}}\n      \
-             inboundAuth: {{apiKeyFile: {inbound}}}\n{environment}{extra}",
-            public = self.public,
-            kernel = plan.kernel_url,
-            aura = plan.aura_url,
-            internal = self.internal,
-            out = credentials.join("aura-out").display(),
-            inbound = credentials.join("aura-in").display(),
-            environment = plan.environment_extra,
-            extra = plan.config_extra,
-        );
-        text
+        let mut text = format!("watchNamespaces: [{list}]\nenvironments:\n");
+        let usual = FurtherEnvironment {
+            name: ENVIRONMENT.to_owned(),
+            api_url: plan.kernel_url.to_owned(),
+            auth_url: plan.kernel_url.to_owned(),
+        };
+        for environment in std::iter::once(&usual).chain(plan.further_environments) {
+            let _ = write!(
+                text,
+                "  {name}:\n    namespaces: [{list}]\n    insecure: true\n    publicUrl: http://{public}\n    \
+                 kernel: {{apiUrl: {api}, authUrl: {auth}, timeout: {timeout}}}\n\
+                 {registration}    aura:\n      messagesUrl: {aura}\n      \
+                 replyUrl: http://{internal}\n      timeout: 5s\n      outboundAuth: {{apiKeyFile: {out}}}\n      \
+                 inboundAuth: {{apiKeyFile: {inbound}}}\n{extra}",
+                name = environment.name,
+                public = self.public,
+                api = environment.api_url,
+                auth = environment.auth_url,
+                timeout = plan.kernel_timeout,
+                aura = plan.aura_url,
+                internal = self.internal,
+                out = credentials.join("aura-out").display(),
+                inbound = credentials.join("aura-in").display(),
+                extra = plan.environment_extra,
+            );
+        }
+        text + plan.config_extra
     }
 
     /// The folder of the site's files.
@@ -501,8 +528,13 @@ async fn grant(
     Ok(())
 }
 
-/// A kubeconfig with a token of the ServiceAccount's own, good for a day.
-async fn kubeconfig(plan: &Plan<'_>, client: &Client, account: &str) -> Result<PathBuf, SiteError> {
+/// A kubeconfig with a token of the ServiceAccount's own, good for a day; for another server, if one is given.
+async fn kubeconfig(
+    plan: &Plan<'_>,
+    client: &Client,
+    account: &str,
+    server: Option<&str>,
+) -> Result<PathBuf, SiteError> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), plan.release_namespace);
     let request = TokenRequest {
         spec: TokenRequestSpec {
@@ -526,9 +558,18 @@ async fn kubeconfig(plan: &Plan<'_>, client: &Client, account: &str) -> Result<P
         .and_then(|context| context.context.as_ref())
         .map(|context| context.cluster.clone())
         .unwrap_or_default();
+    let clusters = match server {
+        Some(server) => json!([{"name": cluster, "cluster": {"server": server}}]),
+        None => json!(
+            admin
+                .clusters
+                .iter()
+                .filter(|one| one.name == cluster)
+                .collect::<Vec<_>>()
+        ),
+    };
     let own = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": account,
-        "clusters": admin.clusters.iter().filter(|one| one.name == cluster).collect::<Vec<_>>(),
+        "apiVersion": "v1", "kind": "Config", "current-context": account, "clusters": clusters,
         "users": [{"name": account, "user": {"token": token}}],
         "contexts": [{"name": account,
                       "context": {"cluster": cluster, "user": account, "namespace": plan.release_namespace}}],

@@ -172,7 +172,11 @@ impl World {
             aura_key: &aura_key,
             reply_key: &reply_key,
             log_filter: &request.log_filter,
+            kernel_timeout: "5s",
             environment_extra: "",
+            further_environments: &[],
+            controller_server: None,
+            bridge_server: None,
             config_extra: "",
         })
         .await?;

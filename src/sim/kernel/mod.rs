@@ -210,6 +210,11 @@ impl KernelSim {
         self.state().faults.clear();
     }
 
+    /// Behaves again towards one client: ends the faults that were injected with [`Fault::only_for`] it.
+    pub fn clear_faults_for(&self, client_id: &str) {
+        self.state().faults.clear_for(client_id);
+    }
+
     /// Sets what every API call takes before it is answered.
     pub fn set_latency(&self, latency: Duration) {
         self.data().write(|data| data.latency = latency);

@@ -1,6 +1,9 @@
 //! The tests' worlds: one control plane for all, a namespace and an installation for each.
 
+mod door;
+pub mod kstatus;
 mod numbers;
+mod recorder;
 mod world;
 
 use std::{
@@ -23,7 +26,8 @@ use tokio::sync::OnceCell;
 
 pub use self::{
     numbers::{Number, condition, handled, ready},
-    world::{REPLY_KEY, World},
+    recorder::{Recorder, Seen},
+    world::{REPLY_KEY, Side, World},
 };
 
 /// How long anything may take that has nothing to wait for.

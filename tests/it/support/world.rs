@@ -1,13 +1,14 @@
 //! One installation with its simulated neighbours.
 
-use std::{net::SocketAddr, path::Path};
+use std::{collections::HashMap, net::SocketAddr, path::Path};
 
 use aura_whatsapp_operator::{
     api::WhatsAppChannel,
     sim::{
+        apiproxy::ApiProxy,
         aura::{AuraOptions, AuraSim, Behaviour},
         controlplane::Child,
-        dev::site::{self, Plan, Site},
+        dev::site::{self, FurtherEnvironment, Plan, Site},
         kernel::{KernelOptions, KernelSim},
     },
 };
@@ -16,7 +17,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{PROGRAM, SOON, TestCluster, cluster};
+use super::{PROGRAM, SOON, TestCluster, cluster, door::Door};
 
 /// The key that the bridge presents to Aura, and Aura to the bridge.
 pub const AURA_KEY: &str = "fake-key-towards-aura-0001";
@@ -32,6 +33,18 @@ pub struct WorldBuilder {
     config_extra: String,
     aura_key: String,
     reply_key: String,
+    kernel_timeout: String,
+    environments: Vec<(String, Option<Side>)>,
+    controller_through_proxy: bool,
+    bridge_through_proxy: bool,
+    bridge: bool,
+}
+
+/// A part of Kernel that an environment may have a door of its own to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Auth,
+    Api,
 }
 
 /// An installation in a namespace of its own, running.
@@ -43,6 +56,8 @@ pub struct World {
     pub site: Site,
     pub controller: Option<Child>,
     pub bridge: Option<Child>,
+    proxy: Option<ApiProxy>,
+    doors: HashMap<String, Door>,
     _dir: TempDir,
 }
 
@@ -61,12 +76,27 @@ impl World {
             config_extra: String::new(),
             aura_key: AURA_KEY.to_owned(),
             reply_key: REPLY_KEY.to_owned(),
+            kernel_timeout: "5s".to_owned(),
+            environments: Vec::new(),
+            controller_through_proxy: false,
+            bridge_through_proxy: false,
+            bridge: true,
         }
     }
 
     /// The usual world.
     pub async fn start(prefix: &'static str) -> Self {
         Self::builder(prefix).start().await
+    }
+
+    /// The proxy that roles of this world reach the API server through.
+    pub fn proxy(&self) -> &ApiProxy {
+        self.proxy.as_ref().expect("a world that was built with a proxy")
+    }
+
+    /// The door of an environment that was given one.
+    pub fn door(&self, environment: &str) -> &Door {
+        &self.doors[environment]
     }
 
     pub fn channels(&self) -> Api<WhatsAppChannel> {
@@ -149,8 +179,38 @@ impl WorldBuilder {
     }
 
     /// Lines of the environment's configuration, indented by four spaces.
-    pub fn environment(mut self, lines: &str) -> Self {
+    pub fn environment_extra(mut self, lines: &str) -> Self {
         self.environment_extra = format!("{lines}\n");
+        self
+    }
+
+    /// How long one call to Kernel may take, as the configuration writes it.
+    pub fn kernel_timeout(mut self, timeout: &str) -> Self {
+        timeout.clone_into(&mut self.kernel_timeout);
+        self
+    }
+
+    /// One more environment, at the same simulated Kernel and Aura; with a [`Door`] to one side of Kernel, if wanted.
+    pub fn environment(mut self, name: &str, door: Option<Side>) -> Self {
+        self.environments.push((name.to_owned(), door));
+        self
+    }
+
+    /// Lets the controller reach the API server through a proxy of the world's own.
+    pub fn through_proxy(mut self) -> Self {
+        self.controller_through_proxy = true;
+        self
+    }
+
+    /// The same for the bridge; both use one proxy.
+    pub fn bridge_through_proxy(mut self) -> Self {
+        self.bridge_through_proxy = true;
+        self
+    }
+
+    /// Starts no bridge: for what concerns the controller alone.
+    pub fn without_bridge(mut self) -> Self {
+        self.bridge = false;
         self
     }
 
@@ -173,6 +233,29 @@ impl WorldBuilder {
         let mut aura_options = AuraOptions::new(&self.aura_key, &self.reply_key);
         aura_options.behaviour = self.behaviour;
         let aura = AuraSim::start(aura_options).await.unwrap();
+        let proxy = if self.controller_through_proxy || self.bridge_through_proxy {
+            Some(ApiProxy::start(cluster.kubeconfig()).await.unwrap())
+        } else {
+            None
+        };
+        let server = proxy.as_ref().map(ApiProxy::url);
+        let (mut environments, mut doors) = (Vec::new(), HashMap::new());
+        for (name, side) in self.environments {
+            let mut environment = FurtherEnvironment {
+                name: name.clone(),
+                api_url: kernel.url(),
+                auth_url: kernel.url(),
+            };
+            if let Some(side) = side {
+                let door = Door::to(kernel.url().trim_start_matches("http://").parse().unwrap()).await;
+                match side {
+                    Side::Auth => environment.auth_url = door.url(),
+                    Side::Api => environment.api_url = door.url(),
+                }
+                doors.insert(name, door);
+            }
+            environments.push(environment);
+        }
         let dir = TempDir::with_prefix("aura-test-site-").unwrap();
         let site = Site::install(Plan {
             client: client.clone(),
@@ -187,7 +270,11 @@ impl WorldBuilder {
             aura_key: &self.aura_key,
             reply_key: &self.reply_key,
             log_filter: &self.log_filter,
+            kernel_timeout: &self.kernel_timeout,
             environment_extra: &self.environment_extra,
+            further_environments: &environments,
+            controller_server: server.as_deref().filter(|_| self.controller_through_proxy),
+            bridge_server: server.as_deref().filter(|_| self.bridge_through_proxy),
             config_extra: &self.config_extra,
         })
         .await
@@ -196,10 +283,12 @@ impl WorldBuilder {
             .start_controller()
             .await
             .unwrap_or_else(|error| panic!("{error}"));
-        let bridge = site
-            .start_bridge()
-            .await
-            .unwrap_or_else(|error| panic!("{error}"));
+        let bridge = if self.bridge {
+            let started = site.start_bridge().await;
+            Some(started.unwrap_or_else(|error| panic!("{error}")))
+        } else {
+            None
+        };
         World {
             namespace,
             client,
@@ -207,7 +296,9 @@ impl WorldBuilder {
             aura,
             site,
             controller: Some(controller),
-            bridge: Some(bridge),
+            bridge,
+            proxy,
+            doors,
             _dir: dir,
         }
     }

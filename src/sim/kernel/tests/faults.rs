@@ -80,6 +80,38 @@ async fn garbage_is_a_200_that_is_no_json_and_a_delay_only_delays() {
 }
 
 #[tokio::test]
+async fn a_dripping_answer_has_its_head_and_its_effect_in_time_and_its_body_later_or_never() {
+    let world = world(quick()).await;
+    let token = world.token("shop", MESSAGING).await;
+    world
+        .sim
+        .inject(Fault::drip(Duration::from_millis(1)).times(1).on(Endpoint::Send));
+    let answer = world.send(&token, &text("a")).send().await.unwrap();
+    assert!(body(answer).await["messages"][0]["id"].is_string());
+    world.sim.inject(Fault::drip(Duration::from_secs(5)).times(1));
+    let slow = world.send(&token, &text("b")).timeout(Duration::from_millis(200));
+    let answer = slow.send().await.unwrap();
+    assert_eq!(answer.status(), 201);
+    assert!(answer.bytes().await.unwrap_err().is_timeout());
+    assert_eq!(world.sim.received(USER).len(), 2);
+}
+
+#[tokio::test]
+async fn an_empty_answer_has_no_body_and_no_effect() {
+    let world = world(quick()).await;
+    let token = world.token("shop", MESSAGING).await;
+    world.sim.inject(Fault::empty().times(1));
+    let answer = world.send(&token, &text("a")).send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), answer.bytes().await.unwrap().len()),
+        (200, 0)
+    );
+    world.sim.inject(Fault::gone().times(1));
+    assert_eq!(world.send(&token, &text("a")).send().await.unwrap().status(), 410);
+    assert!(world.sim.received(USER).is_empty());
+}
+
+#[tokio::test]
 async fn a_hung_call_ends_when_kernel_stops_and_its_state_outlives_the_restart() {
     let world = world(quick()).await;
     let token = world.token("shop", MESSAGING).await;

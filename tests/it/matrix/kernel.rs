@@ -1,0 +1,286 @@
+//! The cells of Kernel: its auth server, reading the webhook back, setting it.
+
+use std::time::Duration;
+
+use aura_whatsapp_operator::{
+    api::conditions::Reason,
+    sim::{dev::site, fault::Endpoint, kernel::ApiCall},
+};
+use serde_json::json;
+
+use super::{ASKED, Dependency, Trouble, most_attempts, side_by_side};
+use crate::support::{Number, Recorder, SOON, Seen, Side, World, condition, kstatus, ready};
+
+/// How a channel gets well again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heals {
+    /// By itself, once the trouble is over.
+    ByItself,
+    /// When somebody changes something or asks for a look: the trouble looks like a mistake of a person.
+    WhenAsked,
+    /// By itself although the trouble lasts: what was sent has had its effect, and the next look finds that.
+    Meanwhile,
+}
+
+/// One cell.
+#[derive(Clone, Copy, Debug)]
+pub struct Cell {
+    pub at: Dependency,
+    pub trouble: Trouble,
+    /// What the channel's status says.
+    pub reason: Reason,
+    /// The calls that one attempt makes there: a token that was refused is fetched anew once.
+    pub calls: usize,
+    pub heals: Heals,
+}
+
+const fn cell(at: Dependency, trouble: Trouble, reason: Reason, heals: Heals) -> Cell {
+    Cell {
+        at,
+        trouble,
+        reason,
+        calls: 1,
+        heals,
+    }
+}
+
+/// A cell whose call is made once more with a new token.
+const fn twice(cell: Cell) -> Cell {
+    Cell { calls: 2, ..cell }
+}
+
+use Dependency::{KernelAuth, WebhookGet, WebhookSet};
+use Heals::{ByItself, Meanwhile, WhenAsked};
+use Trouble::{
+    BreaksMidBody, Drips, Forbidden, Garbage, Hangs, Limited, LimitedFor, NotFound, Refused, ServerError,
+    Unauthorized,
+};
+
+pub const CELLS: &[Cell] = &[
+    cell(KernelAuth, Refused, Reason::UpstreamUnavailable, ByItself),
+    cell(KernelAuth, Hangs, Reason::UpstreamTimeout, ByItself),
+    cell(KernelAuth, Limited, Reason::RateLimited, ByItself),
+    cell(KernelAuth, LimitedFor, Reason::RateLimited, ByItself),
+    cell(KernelAuth, ServerError, Reason::UpstreamUnavailable, ByItself),
+    cell(KernelAuth, Unauthorized, Reason::CredentialsRejected, WhenAsked),
+    cell(KernelAuth, Forbidden, Reason::PermissionDenied, WhenAsked),
+    cell(KernelAuth, NotFound, Reason::InvalidResponse, ByItself),
+    cell(KernelAuth, Garbage, Reason::InvalidResponse, ByItself),
+    cell(KernelAuth, Drips, Reason::UpstreamTimeout, ByItself),
+    cell(KernelAuth, BreaksMidBody, Reason::UpstreamUnavailable, ByItself),
+    cell(WebhookGet, Refused, Reason::UpstreamUnavailable, ByItself),
+    cell(WebhookGet, Hangs, Reason::UpstreamTimeout, ByItself),
+    cell(WebhookGet, Limited, Reason::RateLimited, ByItself),
+    cell(WebhookGet, LimitedFor, Reason::RateLimited, ByItself),
+    cell(WebhookGet, ServerError, Reason::UpstreamUnavailable, ByItself),
+    twice(cell(
+        WebhookGet,
+        Unauthorized,
+        Reason::PermissionDenied,
+        WhenAsked,
+    )),
+    cell(WebhookGet, Forbidden, Reason::PermissionDenied, WhenAsked),
+    // A Kernel that can't be read back is no trouble: the webhook is set, and that it was not verified is said.
+    cell(WebhookGet, NotFound, Reason::Succeeded, WhenAsked),
+    cell(WebhookGet, Garbage, Reason::InvalidResponse, ByItself),
+    cell(WebhookGet, Drips, Reason::UpstreamTimeout, ByItself),
+    cell(WebhookGet, BreaksMidBody, Reason::UpstreamUnavailable, ByItself),
+    cell(WebhookSet, Hangs, Reason::UpstreamTimeout, ByItself),
+    cell(WebhookSet, Limited, Reason::RateLimited, ByItself),
+    cell(WebhookSet, LimitedFor, Reason::RateLimited, ByItself),
+    cell(WebhookSet, ServerError, Reason::UpstreamUnavailable, ByItself),
+    twice(cell(
+        WebhookSet,
+        Unauthorized,
+        Reason::PermissionDenied,
+        WhenAsked,
+    )),
+    cell(WebhookSet, Forbidden, Reason::PermissionDenied, WhenAsked),
+    cell(WebhookSet, NotFound, Reason::InvalidResponse, ByItself),
+    cell(WebhookSet, Garbage, Reason::InvalidResponse, ByItself),
+    cell(WebhookSet, Drips, Reason::UpstreamTimeout, Meanwhile),
+    cell(WebhookSet, BreaksMidBody, Reason::UpstreamUnavailable, Meanwhile),
+];
+
+/// How long a cell is watched for too many calls.
+const WINDOW: Duration = Duration::from_millis(2500);
+
+impl Cell {
+    fn environment(&self) -> String {
+        format!("{:?}-{:?}", self.at, self.trouble).to_lowercase()
+    }
+
+    fn digits(&self) -> String {
+        let place = CELLS
+            .iter()
+            .position(|cell| (cell.at, cell.trouble) == (self.at, self.trouble));
+        format!("{}", 3001 + place.unwrap())
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        match self.at {
+            KernelAuth => Endpoint::Token,
+            WebhookSet => Endpoint::WebhookSet,
+            _ => Endpoint::WebhookGet,
+        }
+    }
+
+    fn door(&self) -> Option<Side> {
+        let side = if self.at == KernelAuth {
+            Side::Auth
+        } else {
+            Side::Api
+        };
+        (self.trouble == Refused).then_some(side)
+    }
+
+    async fn begin(&self, world: &World, client: &str) {
+        match self.trouble.fault() {
+            None => world.door(&self.environment()).shut().await,
+            Some(fault) => world.kernel.inject(fault.on(self.endpoint()).only_for(client)),
+        }
+    }
+
+    async fn end(&self, world: &World, client: &str) {
+        match self.trouble.fault() {
+            None => world.door(&self.environment()).open().await,
+            Some(_) => world.kernel.clear_faults_for(client),
+        }
+    }
+
+    /// The calls made there for this client.
+    fn seen(&self, world: &World, client: &str) -> Vec<ApiCall> {
+        let is =
+            |call: &ApiCall| call.endpoint == self.endpoint() && call.client_id.as_deref() == Some(client);
+        world.kernel.calls().into_iter().filter(is).collect()
+    }
+
+    /// How many calls were made. A refused connection is seen by nobody but the caller: its metric counts it, and no
+    /// other cell's calls are of that operation and result.
+    async fn count(&self, world: &World, client: &str) -> usize {
+        if self.trouble != Refused {
+            return self.seen(world, client).len();
+        }
+        let operation = if self.at == KernelAuth {
+            "token"
+        } else {
+            "webhook_get"
+        };
+        let (_, page) = site::get(world.site.controller_admin, "/metrics").await.unwrap();
+        page.lines()
+            .filter(|line| line.starts_with("aura_whatsapp_kernel_calls_total{"))
+            .filter(|line| line.contains(&format!("operation=\"{operation}\"")))
+            .filter(|line| line.contains("result=\"unreachable\""))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
+            .sum()
+    }
+
+    async fn run(&self, world: &World) {
+        let number = Number::new(&self.digits());
+        let client = number.client_id.as_str();
+        let mut recorder = Recorder::start(world, &number).await;
+        self.begin(world, client).await;
+        let began = std::time::Instant::now();
+        let environment = self.environment();
+        let added = world.add(&number.digits, |channel| {
+            channel["spec"]["environment"] = json!(environment);
+        });
+        // The same name and client, with the channelId that was applied.
+        let number = added.await;
+        self.says_what_is_wrong(world, &number).await;
+        if self.heals == Meanwhile {
+            // It says so for a moment only.
+            recorder.caught_up(&world.wait_ready(&number).await).await;
+            let said = |seen: &Seen| {
+                let ready = kstatus::condition(&seen.object, "Ready");
+                ready.is_some_and(|ready| ready["reason"] == self.reason.as_str())
+            };
+            assert!(recorder.seen().iter().any(said), "{:#?}", recorder.seen());
+            assert_eq!(world.kernel.webhook_sets(client), 1, "it is found, not set again");
+            return;
+        }
+        self.says_what_is_wrong(world, &number).await;
+        self.tries_again_as_it_should(world, client, began).await;
+
+        self.end(world, client).await;
+        if self.heals == WhenAsked {
+            world.look_now(&number, "the-trouble-is-over").await;
+        }
+        let channel = world.wait_ready(&number).await;
+        assert_eq!(condition(&channel, "WebhookVerified").0, "True");
+        assert_eq!(condition(&channel, "Stalled").0, "");
+        assert_eq!(condition(&channel, "Reconciling").0, "");
+    }
+
+    async fn says_what_is_wrong(&self, world: &World, number: &Number) {
+        let channel = world.wait_reason(number, self.reason).await;
+        if self.reason.is_good() {
+            assert_eq!(ready(&channel).0, "True");
+            assert_eq!(
+                condition(&channel, "WebhookVerified").1,
+                Reason::ReadBackUnsupported.as_str()
+            );
+            return;
+        }
+        assert_eq!(ready(&channel).0, "False");
+        let stalled = self.heals == WhenAsked;
+        assert_eq!(condition(&channel, "Stalled").0 == "True", stalled);
+        assert_eq!(condition(&channel, "Reconciling").0 == "True", !stalled);
+        let credentials = condition(&channel, "CredentialsValid").0;
+        assert_eq!(
+            credentials == "True",
+            self.at != KernelAuth,
+            "CredentialsValid is {credentials}"
+        );
+    }
+
+    async fn tries_again_as_it_should(&self, world: &World, client: &str, began: std::time::Instant) {
+        if self.heals == ByItself {
+            let again = async {
+                while self.count(world, client).await < 2 * self.calls {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(SOON, again)
+                .await
+                .expect("it is tried again");
+        }
+        tokio::time::sleep(WINDOW.saturating_sub(began.elapsed())).await;
+        let (count, within) = (self.count(world, client).await, began.elapsed());
+        let attempts = match self.heals {
+            ByItself => most_attempts(within, Duration::from_millis(500), Duration::from_secs(30)),
+            _ => 1,
+        };
+        assert!(
+            count <= attempts * self.calls,
+            "{count} calls within {within:?}, which should be {attempts} attempts at most"
+        );
+        assert!(count >= self.calls, "{count} calls: there was no attempt");
+        if self.trouble == LimitedFor {
+            let calls = self.seen(world, client);
+            for pair in calls.windows(2) {
+                let waited = pair[1].at.duration_since(pair[0].at).as_secs_f64();
+                #[allow(clippy::cast_precision_loss, reason = "a few seconds")]
+                let asked = ASKED as f64;
+                assert!(
+                    waited >= asked,
+                    "asked again after {waited} s, told to wait {asked} s"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_trouble_with_kernel_is_told_tried_again_politely_and_healed() {
+    let builder = World::builder("matrix-kernel")
+        .kernel_timeout("1s")
+        .without_bridge();
+    let builder = CELLS.iter().fold(builder, |builder, cell| {
+        builder.environment(&cell.environment(), cell.door())
+    });
+    let world = builder.start().await;
+    side_by_side(CELLS.iter().map(|cell| (cell, cell.run(&world)))).await;
+    let controller = world.controller.as_ref().unwrap();
+    assert!(controller.try_wait().unwrap().is_none(), "it was not restarted");
+}
