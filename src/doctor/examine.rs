@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api::{ChannelId, Effective, KeyRef, WebhookMode, WhatsAppChannel},
     cluster::{self, SecretProblem},
-    config::Environment,
+    config::{Environment, Installation},
     controller::inspect::Subject,
     kernel::{Credentials, KernelError, ReadBack, TokenRequest},
     keys::ApiKey,
@@ -189,10 +189,30 @@ impl Surroundings {
         let mode = found
             .map(|environment| Effective::new(&channel.spec, &environment.channel_defaults).mode)
             .unwrap_or_default();
-        let step = judge::environment(installation, name, namespace, mode, now);
-        let passed = step.passed();
-        report.steps.push(step);
-        found.filter(|_| passed)
+        let watched = self.watches(installation, namespace);
+        report.steps.push(judge::environment(
+            installation,
+            name,
+            namespace,
+            mode,
+            watched,
+            now,
+        ));
+        // Kernel can be asked wherever the channel may use it; no token is fetched where it may not.
+        let legacy =
+            |environment: &&Environment| mode != WebhookMode::Legacy || environment.legacy_callback.is_some();
+        found
+            .filter(|environment| environment.allows(namespace))
+            .filter(legacy)
+    }
+
+    /// Whether the roles look at this namespace, as far as is known here.
+    fn watches(&self, installation: &Installation, namespace: &str) -> bool {
+        if installation.watch_namespaces.is_empty() && self.release.is_none() {
+            return true;
+        }
+        let scope = installation.scope(self.release.as_deref().unwrap_or_default());
+        scope.is_none_or(|scope| scope.iter().any(|watched| watched == namespace))
     }
 
     /// The settings that hold: they are told even where the environment is not for this namespace, and not at all

@@ -31,6 +31,8 @@ pub struct Surroundings {
     pub(super) client: Client,
     pub(super) kernel: kernel::Client,
     pub(super) installation: Option<Installation>,
+    /// Where the release is, if that is known.
+    pub(super) release: Option<String>,
     pub(super) keys: Option<Keys>,
     /// Why the keys are not there, for a person.
     pub(super) no_keys: String,
@@ -57,10 +59,8 @@ impl Surroundings {
     ) -> Result<(Self, Step), reqwest::Error> {
         let (installation, found_in, step) =
             configuration(&client, source, release_namespace, namespace).await;
-        let release = release_namespace
-            .map(ToOwned::to_owned)
-            .or(found_in)
-            .unwrap_or_else(|| namespace.to_owned());
+        let known_release = release_namespace.map(ToOwned::to_owned).or(found_in);
+        let release = known_release.clone().unwrap_or_else(|| namespace.to_owned());
         let (keys, no_keys) = keys(&client, &release, installation_key).await;
         let mut namespaces = vec![namespace.to_owned()];
         if let Some(installation) = &installation {
@@ -76,6 +76,7 @@ impl Surroundings {
             kernel: kernel::Client::new()?,
             client,
             installation,
+            release: known_release,
             keys,
             no_keys,
             neighbours,

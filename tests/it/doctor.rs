@@ -221,6 +221,16 @@ async fn a_channel_that_is_broken_in_the_cluster_is_told_where_and_what_to_do() 
     let ran = look_with(&world, file.path(), &number.name, &[]).await;
     ran.fails_at("environment", &["is not for namespace", &world.namespace]);
 
+    let watched = format!("watchNamespaces: [{}]", world.namespace);
+    let file = config_with(&world, &watched, "watchNamespaces: [elsewhere]");
+    let ran = look_with(&world, file.path(), &number.name, &[]).await;
+    ran.fails_at("environment", &["is not watched", "watchNamespaces"]);
+    assert_eq!(
+        ran.text("token", "outcome"),
+        "ok",
+        "what Kernel says is told all the same"
+    );
+
     let held = format!(
         "{allowed}\n    hold: {{until: '2999-01-01T00:00:00Z', what: [registration], reason: CHG-1}}"
     );

@@ -329,11 +329,10 @@ mod tests {
         let whole = "https://h.example.com/p?apikey=fake-key-of-before&channelId=1";
         let masked = "https://h.example.com/p?apikey=****&channelId=1";
         let given = SecretString::from(whole);
-        let known = |read, given| {
-            previous(Some(read), given)
-                .map(|url| url.expose_secret().to_owned())
-                .ok()
-        };
+        fn known(read: &Reached<SettingAnswer>, given: Option<&SecretString>) -> Option<String> {
+            let previous = previous(Some(read), given).ok();
+            previous.map(|url| url.expose_secret().to_owned())
+        }
         assert_eq!(known(&held(whole), None).as_deref(), Some(whole));
         assert_eq!(known(&held(masked), None), None);
         assert_eq!(known(&held(masked), Some(&given)).as_deref(), Some(whole));

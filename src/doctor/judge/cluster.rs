@@ -196,6 +196,7 @@ pub(in crate::doctor) fn environment(
     name: &str,
     namespace: &str,
     mode: WebhookMode,
+    watched: bool,
     now: Timestamp,
 ) -> Step {
     let id = StepId::Environment;
@@ -225,6 +226,15 @@ pub(in crate::doctor) fn environment(
             id,
             format!("webhook.mode is Legacy, and environment {name:?} has no legacyCallback"),
             format!("set environments.{name}.legacyCallback, or another mode"),
+        );
+    }
+    if !watched {
+        return Step::fail(
+            id,
+            format!("namespace {namespace:?} is not watched: neither role sees its channels"),
+            format!(
+                "add {namespace:?} to watchNamespaces of the configuration (the chart's value of that name)"
+            ),
         );
     }
     let held: Vec<&str> = [
