@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{PROGRAM, SOON};
+use crate::support::{PROGRAM, SOON, project};
 
 const SECRET: &str = "sentinel-conformance-secret";
 const KEY: &str = "sentinel-key-of-the-webhook-before";
@@ -244,6 +244,14 @@ async fn a_kernel_that_is_as_assumed_holds_and_is_left_as_it_was() {
         ran.is(id, "holds", observed);
     }
     ran.is("retry-after", "notJudged", "none is provoked");
+    let page = std::fs::read_to_string(project().join("docs/cli.md")).unwrap();
+    for finding in ran.json["findings"].as_array().unwrap() {
+        let id = finding["id"].as_str().unwrap();
+        assert!(
+            page.contains(&format!("`{id}`")),
+            "docs/cli.md does not tell of {id}"
+        );
+    }
     assert_eq!(ran.json["webhook"]["restored"], "putBack");
     assert_eq!(bench.webhook(), before());
     assert!(bench.tidy());

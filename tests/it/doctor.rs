@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use aura_whatsapp_operator::{
     api::conditions::Reason,
+    doctor::StepId,
     sim::{
         dev::{objects, site::ENVIRONMENT},
         fault::{Endpoint, Fault},
@@ -23,7 +24,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Number, PROGRAM, SOON, World, cluster, private_cluster};
+use crate::support::{Number, PROGRAM, SOON, World, cluster, private_cluster, project};
 
 /// The installation key's Secret in a world.
 const KEY: &str = "aura-whatsapp-operator-installation-key";
@@ -713,6 +714,14 @@ async fn help_and_mistakes_are_answered_with_what_to_write() {
         "conformance",
     ] {
         assert!(stdout.contains(word), "{stdout}");
+    }
+    let page = std::fs::read_to_string(project().join("docs/cli.md")).unwrap();
+    for id in StepId::ALL {
+        assert!(
+            page.contains(&format!("| `{}` |", id.as_str())),
+            "docs/cli.md does not tell of {}",
+            id.as_str()
+        );
     }
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "doctor-empty"}});
     objects::apply(&cluster().await.admin(), namespace).await.unwrap();

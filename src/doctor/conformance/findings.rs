@@ -292,8 +292,7 @@ fn reading(evidence: &Evidence, findings: &mut Findings) {
             200 | 204 => holds(answer.status.to_string()),
             status => fails(status.to_string()),
         }),
-        "if only the path differs: kernel.webhookPath. Else nothing: ReadBackUnsupported, the webhook is set on change and once a day; \
-         channelDefaults.resyncPeriod changes how often",
+        unread(read),
     );
     findings.add(
         "webhook-shape",
@@ -341,6 +340,20 @@ fn reading(evidence: &Evidence, findings: &mut Findings) {
         ),
         "kernel.messagesPath",
     );
+}
+
+/// What follows from a webhook that can't be read.
+fn unread(read: Option<&Reached<SettingAnswer>>) -> &'static str {
+    match read {
+        Some(Ok(answer)) if NO_READ_BACK.contains(&answer.status) => {
+            "if only the path differs: kernel.webhookPath. Else nothing: ReadBackUnsupported, the webhook is set on change and once a day; \
+             channelDefaults.resyncPeriod changes how often"
+        }
+        Some(Ok(answer)) if matches!(answer.status, 401 | 403) => {
+            "the registration scope does not allow it: PermissionDenied. Ask the Kernel team, or name another scope in channelDefaults.kernel.scopes"
+        }
+        _ => "no setting: each look would be reported as InvalidResponse; tell this project's maintainers",
+    }
 }
 
 fn writing(options: &Options, evidence: &Evidence, findings: &mut Findings) {

@@ -115,6 +115,13 @@ pub(super) async fn run(
             .and_then(|read| read.as_ref().ok())
             .and_then(SettingAnswer::url)
             .cloned();
+        let unanswered = |call: &Option<Reached<SettingAnswer>>| {
+            matches!(call, Some(Err(NoAnswer::TimedOut | NoAnswer::Broken)))
+        };
+        if unanswered(&written.set) || unanswered(&written.clear) {
+            // It may still be on its way, and must not arrive after what puts back.
+            tokio::time::sleep(options.retry_step * 2).await;
+        }
         let back = restore(options, probe, token, &previous, read_before.as_ref()).await;
         let from_reading = options.previous.is_none();
         match back {
@@ -316,6 +323,7 @@ fn save(path: &Path, url: &SecretString) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "as a call gives it")]
     fn read(status: u16, body: &str) -> Reached<SettingAnswer> {
         Ok(SettingAnswer::read(status, body.as_bytes()))
     }

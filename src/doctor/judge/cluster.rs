@@ -441,3 +441,76 @@ pub(in crate::doctor) fn shared_client(
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::{
+        api::WhatsAppChannelSpec,
+        doctor::{gather::Right, report::Outcome},
+    };
+
+    fn channel(name: &str, created: i64) -> WhatsAppChannel {
+        let mut channel = WhatsAppChannel::new(name, WhatsAppChannelSpec::example());
+        channel.metadata.namespace = Some("aura-es".into());
+        channel.metadata.uid = Some(format!("uid-of-{name}"));
+        channel.metadata.creation_timestamp = Some(Time(Timestamp::from_second(created).unwrap()));
+        channel
+    }
+
+    #[test]
+    fn the_oldest_holds_the_channel_and_others_say_so() {
+        let (old, new) = (channel("old", 100), channel("new", 200));
+        let neighbours = Neighbours {
+            channels: vec![old.clone(), new.clone()],
+            seen: "namespace aura-es".into(),
+            unseen: vec!["aura-br".into()],
+        };
+        let step = conflicts(&new, &neighbours, None);
+        assert_eq!(step.outcome, Outcome::Fail);
+        assert!(step.message.contains("aura-es/old is older"));
+        assert!(step.details[0].contains("aura-br"));
+        assert_eq!(conflicts(&old, &neighbours, None).outcome, Outcome::Warn);
+        let mut gone = neighbours.clone();
+        gone.channels[0].metadata.deletion_timestamp = Some(Time(Timestamp::from_second(300).unwrap()));
+        assert_eq!(conflicts(&new, &gone, None).outcome, Outcome::Ok);
+    }
+
+    #[test]
+    fn names_near_a_wrong_one_are_shown_nearest_first() {
+        let names = ["shop-es", "shop-ec", "zzz"].map(ToOwned::to_owned);
+        assert_eq!(near("shop-e", &names), ["shop-ec", "shop-es"]);
+        assert!(near("qqqq", &names).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_fault_of_the_channel() {
+        let right = Right {
+            verb: "get",
+            resource: "secrets",
+            namespace: Some("aura-es".into()),
+        };
+        for problem in [
+            ApiProblem::Forbidden(right),
+            ApiProblem::Unauthenticated,
+            ApiProblem::Unreachable,
+            ApiProblem::Refused(500),
+        ] {
+            let step = unread(StepId::Secret, "the Secret", &problem);
+            assert_eq!(step.outcome, Outcome::Unknown, "{problem:?}");
+            assert!(step.next.is_some());
+        }
+    }
+
+    #[test]
+    fn a_shared_client_is_worth_a_word_unless_the_configuration_allows_it() {
+        let same = ["aura-es/other".to_owned()];
+        assert_eq!(shared_client(&same, 1, 0, true).outcome, Outcome::Warn);
+        assert_eq!(shared_client(&same, 1, 0, false).outcome, Outcome::Ok);
+        let step = shared_client(&[], 3, 2, true);
+        assert_eq!(step.outcome, Outcome::Ok);
+        assert!(step.message.contains("3 others compared, 2 could not be"));
+    }
+}

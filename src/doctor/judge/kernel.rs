@@ -189,3 +189,118 @@ pub(in crate::doctor) fn webhook(look: &Look<'_>, result: Result<&Seen, &KernelE
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(mode: WebhookMode, existing: Existing) -> Look<'static> {
+        Look {
+            host: "api.example.com",
+            namespace: "aura-es",
+            name: "shop-es",
+            expected: "https://svc.example.com/aura-services/v1/whatsapp/messages?apikey=****",
+            mode,
+            existing,
+            generation: 3,
+            no_keys: "name the Secret",
+        }
+    }
+
+    fn seen(whose: Whose) -> Seen {
+        Seen::Whose(whose)
+    }
+
+    #[test]
+    fn each_webhook_is_judged_by_what_the_channel_wants() {
+        use Outcome::{Fail, Ok as Fine, Warn};
+        let foreign = || seen(Whose::Foreign("other.example.com".into()));
+        let cases = [
+            (
+                WebhookMode::Manage,
+                seen(Whose::Ours(HeldKey::Current)),
+                Fine,
+                "key in force",
+            ),
+            (
+                WebhookMode::Manage,
+                seen(Whose::Ours(HeldKey::Masked)),
+                Fine,
+                "masks",
+            ),
+            (
+                WebhookMode::Manage,
+                seen(Whose::Ours(HeldKey::NotCompared)),
+                Fine,
+                "name the Secret",
+            ),
+            (
+                WebhookMode::Manage,
+                seen(Whose::Ours(HeldKey::Generation(2))),
+                Warn,
+                "generation 2; in force is 3",
+            ),
+            (
+                WebhookMode::Manage,
+                seen(Whose::Ours(HeldKey::Other)),
+                Fail,
+                "401",
+            ),
+            (
+                WebhookMode::Manage,
+                seen(Whose::Former),
+                Fail,
+                "no longer in force",
+            ),
+            (WebhookMode::Manage, foreign(), Fail, "other.example.com"),
+            (WebhookMode::Observe, foreign(), Warn, "other.example.com"),
+            (WebhookMode::Manage, Seen::Empty, Fail, "no webhook"),
+            (WebhookMode::Observe, Seen::Empty, Warn, "no webhook"),
+            (WebhookMode::Manage, Seen::Unsupported, Warn, "can't be asked"),
+        ];
+        for (mode, held, outcome, words) in cases {
+            let step = webhook(&look(mode, Existing::Refuse), Ok(&held));
+            assert_eq!(step.outcome, outcome, "{step:?}");
+            assert!(step.message.contains(words), "{step:?}");
+            assert!(step.outcome == Fine || step.next.is_some(), "{step:?}");
+        }
+        let step = webhook(&look(WebhookMode::Manage, Existing::TakeOver), Ok(&foreign()));
+        assert!(step.next.unwrap().contains("takes it over at its next look"));
+    }
+
+    #[test]
+    fn only_a_rate_limit_leaves_the_step_unjudged() {
+        let asked = Asked {
+            id: StepId::Token,
+            host: "auth.example.com",
+            scopes: &["a:b".to_owned()],
+            secret: "shop",
+        };
+        let limited = KernelError::RateLimited {
+            retry_after: Some(std::time::Duration::from_secs(7)),
+        };
+        let step = token(&asked, Some(&limited));
+        assert_eq!(step.outcome, Outcome::Unknown);
+        assert_eq!(step.next.as_deref(), Some("try again in 7 s"));
+        for error in [
+            KernelError::CredentialsRejected,
+            KernelError::ScopeNotGranted(vec!["a:b".into()]),
+            KernelError::Unauthorized,
+            KernelError::PermissionDenied,
+            KernelError::Unavailable {
+                status: 502,
+                retry_after: None,
+            },
+            KernelError::Unreachable,
+            KernelError::Interrupted,
+            KernelError::TimedOut,
+            KernelError::Refused { status: 400 },
+            KernelError::InvalidResponse("x"),
+        ] {
+            let step = token(&asked, Some(&error));
+            assert_eq!(step.outcome, Outcome::Fail, "{error:?}");
+            assert!(step.next.is_some(), "{error:?} says nothing to do");
+        }
+        assert_eq!(token(&asked, None).message, "auth.example.com grants a:b");
+    }
+}

@@ -150,3 +150,71 @@ fn words(span: jiff::SignedDuration) -> String {
         .and_then(|span| span.round(SpanRound::new().largest(Unit::Hour).smallest(smallest)));
     rounded.map_or_else(|_| format!("{seconds}s"), |span| format!("{span:#}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::api::{Condition, WhatsAppChannelSpec, WhatsAppChannelStatus};
+
+    const NOW: &str = "2026-11-22T12:00:00Z";
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    /// A channel of generation 2 that was written an hour ago, with a status that speaks of this one.
+    fn channel(observed: i64, ready: (&str, &str)) -> WhatsAppChannel {
+        let mut channel = WhatsAppChannel::new("shop-es", WhatsAppChannelSpec::example());
+        channel.metadata.generation = Some(2);
+        channel.metadata.creation_timestamp = Some(Time(at("2026-11-22T11:00:00Z")));
+        channel.status = Some(WhatsAppChannelStatus {
+            observed_generation: Some(observed),
+            conditions: vec![Condition {
+                type_: types::READY.into(),
+                status: ready.0.into(),
+                reason: ready.1.into(),
+                message: "as said".into(),
+                observed_generation: Some(observed),
+                last_transition_time: Time(at("2026-11-22T09:58:00Z")),
+            }],
+            ..WhatsAppChannelStatus::default()
+        });
+        channel
+    }
+
+    #[test]
+    fn a_controller_that_is_behind_for_long_is_not_running_or_not_watching() {
+        let step = controller(&channel(1, ("True", "Succeeded")), at(NOW));
+        assert_eq!(step.outcome, Outcome::Fail);
+        assert!(
+            step.message
+                .contains("generation 1, the resource has 2, 1h after the change"),
+            "{}",
+            step.message
+        );
+        assert!(step.next.unwrap().contains("watchNamespaces"));
+        let step = controller(&channel(-1, ("Unknown", "")), at("2026-11-22T11:00:30Z"));
+        assert_eq!(step.outcome, Outcome::Warn, "it may just be new");
+        assert!(
+            step.message.contains("has not seen this channel yet, 30s"),
+            "{}",
+            step.message
+        );
+    }
+
+    #[test]
+    fn a_reason_comes_with_its_age_and_its_hint() {
+        let step = controller(&channel(2, ("False", "CredentialsRejected")), at(NOW));
+        assert_eq!(step.outcome, Outcome::Fail);
+        assert_eq!(
+            step.message,
+            "Ready is False for 2h: CredentialsRejected: as said"
+        );
+        assert!(step.next.unwrap().contains("Put the right ones into the Secret"));
+        let mut suspended = channel(2, ("True", "Succeeded"));
+        suspended.spec.suspend = Some(true);
+        assert_eq!(controller(&suspended, at(NOW)).outcome, Outcome::Warn);
+    }
+}
