@@ -263,6 +263,27 @@ async fn a_kernel_that_is_as_assumed_holds_and_is_left_as_it_was() {
 }
 
 #[tokio::test]
+async fn people_read_a_table() {
+    let bench = Bench::new(|options| options.refuse_clear = true).await;
+    let stop = CancellationToken::new();
+    let report = conformance::run(&bench.options(), &stop, &mut |_: &str| {})
+        .await
+        .unwrap();
+    let text: Vec<String> = report
+        .human()
+        .lines()
+        .map(|line| match line.split_once("observed: the ") {
+            // What differs from run to run.
+            Some((start, rest)) if rest.starts_with("slowest") || rest.starts_with("largest") => {
+                format!("{start}observed: …")
+            }
+            _ => line.to_owned(),
+        })
+        .collect();
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[tokio::test]
 async fn a_kernel_that_masks_keys_is_written_to_only_when_told_what_it_holds() {
     let bench = Bench::new(|options| options.mask_keys = true).await;
     let ran = bench.run(&["--write"]).await;

@@ -705,6 +705,22 @@ async fn help_and_mistakes_are_answered_with_what_to_write() {
         (2, "unknown")
     );
     assert!(ran.stderr.is_empty());
+    let dir = tempfile::tempdir().unwrap();
+    let nobody_listens = dir.path().join("kubeconfig");
+    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "c", "user": {"token": "fake"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}]});
+    std::fs::write(&nobody_listens, config.to_string()).unwrap();
+    let ran = run_json(&nobody_listens, &["shop-es"]).await;
+    assert_eq!(
+        (ran.code, ran.text("cluster", "outcome").as_str()),
+        (2, "unknown")
+    );
+    assert!(
+        ran.text("cluster", "message")
+            .contains("the API server does not answer")
+    );
     let (code, stdout, _) = run(kubeconfig, &["--help"]).await;
     assert_eq!(code, 0);
     for word in [
