@@ -13,6 +13,7 @@ pub mod config;
 pub mod controller;
 pub mod convert;
 pub mod delivery;
+pub mod doctor;
 pub mod http;
 pub mod journal;
 pub mod kernel;

@@ -1,8 +1,10 @@
 //! The command line: one file per subcommand, wiring only.
 
 mod bridge;
+mod conformance;
 mod controller;
 mod crd;
+mod doctor;
 mod signals;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -33,6 +35,8 @@ enum Command {
     ///
     /// Install it with: aura-whatsapp-operator crd | kubectl apply --server-side -f -
     Crd,
+    /// Say at which step a channel fails, from its Secret to Kernel, and what to do next; changes nothing
+    Doctor(Box<doctor::Doctor>),
 }
 
 /// What both roles need.
@@ -75,6 +79,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Controller(command) => command.run(),
         Command::Bridge(command) => command.run(),
         Command::Crd => crd::run(),
+        // Its exit code says more than success or failure.
+        Command::Doctor(command) => return command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,8 @@
 //!
 //! Pure: `decide` says what to do next and what the result means, `contest` how often another party's webhook is
 //! replaced, `status` how it is reported, `webhook` which URL is ours, `schedule` when to look again, `limit` and `circuit`
-//! when a call may go out, `roster` which channels share something.
+//! when a call may go out, `roster` which channels share something, `inspect` whose a webhook is, for others than the
+//! controller.
 //!
 //! With effects: `reconcile` makes a pass, with `gather`, `report` and `cleanup`; its calls to Kernel go by a `passage`
 //! through the environment's `gate`. `watch` feeds the roster, `lease` says who leads, `installation_key` sees to the one
@@ -18,6 +19,7 @@ mod finalizer;
 mod gate;
 mod gather;
 mod health;
+pub(crate) mod inspect;
 mod installation_key;
 mod lease;
 mod limit;

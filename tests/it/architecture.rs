@@ -23,6 +23,15 @@ const PURE: &[&str] = &[
     "src/controller/webhook.rs",
     "src/controller/lease/decide.rs",
     "src/controller/lease/timing.rs",
+    "src/controller/inspect.rs",
+    "src/doctor/judge",
+    "src/doctor/report.rs",
+    "src/doctor/effective.rs",
+    "src/doctor/hints.rs",
+    "src/doctor/conformance/difference.rs",
+    "src/doctor/conformance/evidence.rs",
+    "src/doctor/conformance/findings.rs",
+    "src/doctor/conformance/report.rs",
     "src/bridge/routes.rs",
     "src/bridge/auth.rs",
     "src/bridge/entry.rs",
@@ -83,7 +92,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "src/controller",
-        &["crate::bridge", "crate::sim", "crate::journal"],
+        &["crate::bridge", "crate::sim", "crate::journal", "crate::doctor"],
+    ),
+    (
+        "src/bridge",
+        &["crate::controller", "crate::sim", "crate::doctor"],
+    ),
+    (
+        "src/doctor",
+        &["crate::bridge", "crate::sim", "crate::journal", "crate::cli"],
     ),
     // Who leads is decided without a look at what is led.
     (

@@ -26,7 +26,7 @@ fn help_teaches() {
     for (arguments, words) in [
         (
             vec!["--help"],
-            vec!["controller", "bridge", "crd", "WhatsAppChannel"],
+            vec!["controller", "bridge", "crd", "doctor", "WhatsAppChannel"],
         ),
         (
             vec!["bridge", "--help"],
@@ -37,6 +37,10 @@ fn help_teaches() {
             vec!["--installation-key-secret", "--config", "POD_NAMESPACE"],
         ),
         (vec!["crd", "--help"], vec!["kubectl apply --server-side"]),
+        (
+            vec!["doctor", "conformance", "--help"],
+            vec!["Examples:", "--previous-url-file", "[default: v1]", "Exit codes"],
+        ),
     ] {
         let (output, text) = run(PROGRAM, &arguments);
         assert!(output.status.success());

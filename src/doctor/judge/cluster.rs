@@ -1,0 +1,516 @@
+//! What was seen in the cluster becomes a step. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+
+use crate::doctor::{
+    gather::{ApiProblem, Neighbours},
+    report::{Step, StepId},
+};
+use crate::{
+    api::{ChannelId, Claim, CredentialsRef, WebhookMode, WhatsAppChannel},
+    cluster::SecretProblem,
+    config::{ConfigError, Held as HeldPart, Installation},
+};
+
+/// How many names near a wrong one are shown.
+const NEAR: usize = 3;
+/// How alike a name must be to be shown (Jaro-Winkler).
+const ALIKE: f64 = 0.7;
+
+/// A call to the API server that failed.
+pub(in crate::doctor) fn unread(id: StepId, what: &str, problem: &ApiProblem) -> Step {
+    match problem {
+        ApiProblem::Forbidden(right) => Step::unknown(
+            id,
+            format!("{what} can't be read: you lack the right to {}", right.words()),
+            format!("ask for that right; check it with: {}", right.check()),
+        ),
+        ApiProblem::Unauthenticated => Step::unknown(
+            id,
+            "the API server does not know who you are (401)",
+            "log in anew; the credentials of the kubeconfig may have ended",
+        ),
+        ApiProblem::NotFound => Step::fail(id, format!("{what} is not there"), ""),
+        ApiProblem::Unreachable => Step::unknown(
+            id,
+            format!("{what} can't be read: the API server does not answer"),
+            "check the kubeconfig, VPN and proxy; try: kubectl version",
+        ),
+        ApiProblem::Refused(status) => Step::unknown(
+            id,
+            format!("{what} can't be read: the API server answers {status}"),
+            "try again; see the API server's log if it stays",
+        ),
+    }
+}
+
+/// The API server.
+pub(in crate::doctor) fn cluster(version: Result<String, ApiProblem>) -> Step {
+    match version {
+        Ok(version) => Step::ok(StepId::Cluster, format!("the API server answers ({version})")),
+        Err(problem) => unread(StepId::Cluster, "the API server's version", &problem),
+    }
+}
+
+/// The resource's definition: a list that finds nothing at its path has none.
+pub(in crate::doctor) fn definition(list: &Result<Vec<WhatsAppChannel>, ApiProblem>) -> Step {
+    match list {
+        Ok(channels) => Step::ok(
+            StepId::Definition,
+            format!(
+                "WhatsAppChannel is installed; {} in this namespace",
+                channels.len()
+            ),
+        ),
+        Err(ApiProblem::NotFound) => Step::fail(
+            StepId::Definition,
+            "the cluster does not know WhatsAppChannel: its definition is not installed",
+            "aura-whatsapp-operator crd | kubectl apply --server-side -f -",
+        ),
+        // To read the one channel may still be allowed.
+        Err(ApiProblem::Forbidden(right)) => Step::warn(
+            StepId::Definition,
+            format!(
+                "you lack the right to {}: names near and conflicts can't be told",
+                right.words()
+            ),
+            format!("ask for that right; check it with: {}", right.check()),
+        ),
+        Err(problem) => unread(StepId::Definition, "the list of channels", problem),
+    }
+}
+
+/// The resource itself; `others` are the names beside it.
+pub(in crate::doctor) fn resource(
+    namespace: &str,
+    name: &str,
+    found: &Result<Option<WhatsAppChannel>, ApiProblem>,
+    others: &[String],
+) -> Step {
+    let channel = match found {
+        Ok(Some(channel)) => channel,
+        Ok(None) => {
+            let step = Step::fail(
+                StepId::Resource,
+                format!("there is no WhatsAppChannel {name:?} in namespace {namespace:?}"),
+                "kubectl get wac -A",
+            );
+            return match near(name, others).as_slice() {
+                [] => step,
+                near => {
+                    let next = format!(
+                        "did you mean {}? All of them: kubectl get wac -n {namespace}",
+                        near.join(" or ")
+                    );
+                    step.next(next)
+                }
+            };
+        }
+        Err(problem) => return unread(StepId::Resource, "the channel", problem),
+    };
+    if channel.metadata.deletion_timestamp.is_some() {
+        return Step::warn(
+            StepId::Resource,
+            "the channel is being deleted",
+            "if it does not go away: kubectl describe wac and the controller's log say why",
+        );
+    }
+    let number = channel.spec.phone_number.as_deref().unwrap_or("no number given");
+    Step::ok(
+        StepId::Resource,
+        format!("channel {} ({number})", channel.spec.channel_id),
+    )
+}
+
+fn near(name: &str, others: &[String]) -> Vec<String> {
+    let mut alike: Vec<(f64, &String)> = others
+        .iter()
+        .map(|other| (strsim::jaro_winkler(name, other), other))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .collect();
+    alike.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
+    alike
+        .into_iter()
+        .take(NEAR)
+        .map(|(_, name)| name.clone())
+        .collect()
+}
+
+/// A configuration that was read from there, or could not be used.
+pub(in crate::doctor) fn configuration(
+    place: &str,
+    read: Result<Installation, ConfigError>,
+) -> (Option<Installation>, Step) {
+    match read {
+        Ok(installation) => {
+            let step = Step::ok(StepId::Configuration, format!("from {place}"));
+            (Some(installation), step)
+        }
+        Err(error @ ConfigError::Read { .. }) => {
+            let step = Step::unknown(
+                StepId::Configuration,
+                error.to_string(),
+                "name a file that you can read, or leave --config out to use the release's ConfigMap",
+            );
+            (None, step)
+        }
+        Err(error) => {
+            let step = Step::fail(
+                StepId::Configuration,
+                error.to_string(),
+                format!("correct {place}: neither role takes it as it is"),
+            );
+            (None, step)
+        }
+    }
+}
+
+/// No ConfigMap, or more than one, could be the release's.
+pub(in crate::doctor) fn no_single_config_map(found: &[String], release_namespace: Option<&str>) -> Step {
+    let place = release_namespace.map_or_else(
+        || "in any namespace".to_owned(),
+        |namespace| format!("in namespace {namespace:?}"),
+    );
+    if found.is_empty() {
+        Step::unknown(
+            StepId::Configuration,
+            format!(
+                "no ConfigMap of a release is {place} (label app.kubernetes.io/name=aura-whatsapp-operator, key config.yaml)"
+            ),
+            "say where the release is with --release-namespace, name the ConfigMap with --config-map, or give --config FILE",
+        )
+    } else {
+        Step::unknown(
+            StepId::Configuration,
+            format!("several releases are {place}: {}", found.join(", ")),
+            "choose one with --release-namespace or --config-map",
+        )
+    }
+}
+
+/// The channel's environment.
+pub(in crate::doctor) fn environment(
+    installation: &Installation,
+    name: &str,
+    namespace: &str,
+    mode: WebhookMode,
+    watched: bool,
+    now: Timestamp,
+) -> Step {
+    let id = StepId::Environment;
+    let Some(environment) = installation.environments.get(name) else {
+        let known: Vec<&str> = installation.environments.keys().map(String::as_str).collect();
+        return Step::fail(
+            id,
+            format!(
+                "the configuration has no environment {name:?}; it has {}",
+                known.join(", ")
+            ),
+            "add it to the configuration; or, since a channel's environment can't be changed, delete the channel and \
+             create it with another one",
+        );
+    };
+    if !environment.allows(namespace) {
+        return Step::fail(
+            id,
+            format!("environment {name:?} is not for namespace {namespace:?}"),
+            format!(
+                "add {namespace:?} to environments.{name}.namespaces of the configuration, or move the channel"
+            ),
+        );
+    }
+    if mode == WebhookMode::Legacy && environment.legacy_callback.is_none() {
+        return Step::fail(
+            id,
+            format!("webhook.mode is Legacy, and environment {name:?} has no legacyCallback"),
+            format!("set environments.{name}.legacyCallback, or another mode"),
+        );
+    }
+    if !watched {
+        return Step::fail(
+            id,
+            format!("namespace {namespace:?} is not watched: neither role sees its channels"),
+            format!(
+                "add {namespace:?} to watchNamespaces of the configuration (the chart's value of that name)"
+            ),
+        );
+    }
+    let held: Vec<&str> = [
+        (HeldPart::Registration, "registration"),
+        (HeldPart::Delivery, "delivery"),
+    ]
+    .into_iter()
+    .filter(|(part, _)| environment.held(*part, now).is_some())
+    .map(|(_, word)| word)
+    .collect();
+    match (&environment.hold, held.as_slice()) {
+        (Some(hold), [_, ..]) => Step::warn(
+            id,
+            format!(
+                "environment {name:?} is on hold ({}) until {}{}",
+                held.join(" and "),
+                hold.until,
+                if hold.reason.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {}", hold.reason)
+                }
+            ),
+            format!("wait, or end environments.{name}.hold in the configuration"),
+        ),
+        _ => Step::ok(
+            id,
+            format!("environment {name:?} is for this namespace, and not on hold"),
+        ),
+    }
+}
+
+/// Other resources that name the same channel, by the rule that both roles apply.
+pub(in crate::doctor) fn conflicts(
+    channel: &WhatsAppChannel,
+    neighbours: &Neighbours,
+    installation: Option<&Installation>,
+) -> Step {
+    let id = StepId::Conflicts;
+    let seen = &neighbours.seen;
+    let rivals = rivals(channel, neighbours, installation);
+    let unseen = |step: Step| {
+        if neighbours.unseen.is_empty() {
+            step
+        } else {
+            step.detail(format!(
+                "not seen for lack of rights: {}",
+                neighbours.unseen.join(", ")
+            ))
+        }
+    };
+    let names = |claims: &[Claim]| {
+        let names: Vec<String> = claims
+            .iter()
+            .map(|claim| format!("{}/{}", claim.namespace, claim.name))
+            .collect();
+        names.join(", ")
+    };
+    let own = claim(channel);
+    let holder = rivals
+        .iter()
+        .filter(|rival| own.as_ref().is_some_and(|own| *rival < own))
+        .min();
+    unseen(match (rivals.as_slice(), holder) {
+        ([], _) => Step::ok(id, format!("no other resource names this channel (seen: {seen})")),
+        (_, Some(holder)) => Step::fail(
+            id,
+            format!(
+                "{}/{} is older and holds this channelId",
+                holder.namespace, holder.name
+            ),
+            format!(
+                "delete one of the two; the oldest holds the channel. All that name it: {}",
+                names(&rivals)
+            ),
+        ),
+        (_, None) => Step::warn(
+            id,
+            format!(
+                "this channel is held by this resource; named as well by {}",
+                names(&rivals)
+            ),
+            "delete those: they never become Ready",
+        ),
+    })
+}
+
+fn rivals(
+    channel: &WhatsAppChannel,
+    neighbours: &Neighbours,
+    installation: Option<&Installation>,
+) -> Vec<Claim> {
+    let Ok(id) = channel.spec.channel_id.parse::<ChannelId>() else {
+        return Vec::new();
+    };
+    let allowed = |other: &WhatsAppChannel| {
+        installation.is_none_or(|installation| {
+            let environment = installation.environments.get(&other.spec.environment);
+            environment.is_some_and(|environment| environment.allows(&other.namespace().unwrap_or_default()))
+        })
+    };
+    let mut rivals: Vec<Claim> = neighbours
+        .channels
+        .iter()
+        .filter(|other| other.uid() != channel.uid() && other.metadata.deletion_timestamp.is_none())
+        .filter(|other| other.spec.channel_id.parse() == Ok(id) && allowed(other))
+        .filter_map(claim)
+        .collect();
+    rivals.sort();
+    rivals
+}
+
+fn claim(channel: &WhatsAppChannel) -> Option<Claim> {
+    Some(Claim {
+        created: channel.creation_timestamp()?.0.as_second(),
+        namespace: channel.namespace()?,
+        name: channel.name_any(),
+    })
+}
+
+/// A Secret that a channel names can't be used, by the rule that both roles apply.
+pub(in crate::doctor) fn secret_problem(namespace: &str, problem: &SecretProblem) -> Step {
+    let next = match problem {
+        SecretProblem::NotFound(name) => format!(
+            "kubectl -n {namespace} create secret generic {name} --from-file=id --from-file=secret, then label it; \
+             or correct spec.kernel.credentialsSecretRef"
+        ),
+        SecretProblem::NotAllowed { name } => format!(
+            "kubectl -n {namespace} label secret {name} {}=true",
+            crate::api::SECRET_LABEL
+        ),
+        SecretProblem::KeyMissing { name, key } => {
+            format!(
+                "put the value under the key {key:?} of Secret {name:?}, or name the key in the channel's reference"
+            )
+        }
+        SecretProblem::Invalid { name, key } => {
+            format!("write the value under the key {key:?} of Secret {name:?} anew: one line of text")
+        }
+    };
+    Step::fail(StepId::Secret, problem.to_string(), next)
+}
+
+/// Secrets that can be used; white space around their values is worth a word.
+pub(in crate::doctor) fn secrets_usable(secret: &Secret, reference: &CredentialsRef) -> Step {
+    let keys = [reference.id_key(), reference.secret_key()];
+    let name = &reference.name;
+    let padded: Vec<&str> = keys
+        .into_iter()
+        .filter(|key| {
+            let value = secret.data.as_ref().and_then(|data| data.get(*key));
+            value.is_some_and(|value| value.0.trim_ascii().len() != value.0.len())
+        })
+        .collect();
+    if padded.is_empty() {
+        return Step::ok(
+            StepId::Secret,
+            format!(
+                "Secret {name:?} is labelled and has values under {} and {}",
+                keys[0], keys[1]
+            ),
+        );
+    }
+    Step::warn(
+        StepId::Secret,
+        format!(
+            "Secret {name:?} has white space around its value under {}",
+            padded.join(" and ")
+        ),
+        "it is left out when the value is used; write the value without it (printf, not echo) if others use it too",
+    )
+}
+
+/// Other channels of the environment with the same Kernel client.
+pub(in crate::doctor) fn shared_client(
+    same: &[String],
+    compared: usize,
+    missed: usize,
+    one_per_client: bool,
+) -> Step {
+    let id = StepId::Client;
+    let scope = if missed == 0 {
+        format!("{compared} others compared")
+    } else {
+        format!("{compared} others compared, {missed} could not be")
+    };
+    match same {
+        [] => Step::ok(
+            id,
+            format!("no other channel of the environment uses the same Kernel client ({scope})"),
+        ),
+        same if !one_per_client => Step::ok(
+            id,
+            format!(
+                "shares its Kernel client with {}, which the configuration allows ({scope})",
+                same.join(", ")
+            ),
+        ),
+        same => Step::warn(
+            id,
+            format!("uses the same Kernel client as {} ({scope})", same.join(", ")),
+            "Kernel holds one webhook per client: give each channel a client of its own, or set \
+             registration.oneWebhookPerClient to false if Kernel does otherwise",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::{
+        api::WhatsAppChannelSpec,
+        doctor::{gather::Right, report::Outcome},
+    };
+
+    fn channel(name: &str, created: i64) -> WhatsAppChannel {
+        let mut channel = WhatsAppChannel::new(name, WhatsAppChannelSpec::example());
+        channel.metadata.namespace = Some("aura-es".into());
+        channel.metadata.uid = Some(format!("uid-of-{name}"));
+        channel.metadata.creation_timestamp = Some(Time(Timestamp::from_second(created).unwrap()));
+        channel
+    }
+
+    #[test]
+    fn the_oldest_holds_the_channel_and_others_say_so() {
+        let (old, new) = (channel("old", 100), channel("new", 200));
+        let neighbours = Neighbours {
+            channels: vec![old.clone(), new.clone()],
+            seen: "namespace aura-es".into(),
+            unseen: vec!["aura-br".into()],
+        };
+        let step = conflicts(&new, &neighbours, None);
+        assert_eq!(step.outcome, Outcome::Fail);
+        assert!(step.message.contains("aura-es/old is older"));
+        assert!(step.details[0].contains("aura-br"));
+        assert_eq!(conflicts(&old, &neighbours, None).outcome, Outcome::Warn);
+        let mut gone = neighbours.clone();
+        gone.channels[0].metadata.deletion_timestamp = Some(Time(Timestamp::from_second(300).unwrap()));
+        assert_eq!(conflicts(&new, &gone, None).outcome, Outcome::Ok);
+    }
+
+    #[test]
+    fn names_near_a_wrong_one_are_shown_nearest_first() {
+        let names = ["shop-es", "shop-ec", "zzz"].map(ToOwned::to_owned);
+        assert_eq!(near("shop-e", &names), ["shop-ec", "shop-es"]);
+        assert!(near("qqqq", &names).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_fault_of_the_channel() {
+        let right = Right {
+            verb: "get",
+            resource: "secrets",
+            namespace: Some("aura-es".into()),
+        };
+        for problem in [
+            ApiProblem::Forbidden(right),
+            ApiProblem::Unauthenticated,
+            ApiProblem::Unreachable,
+            ApiProblem::Refused(500),
+        ] {
+            let step = unread(StepId::Secret, "the Secret", &problem);
+            assert_eq!(step.outcome, Outcome::Unknown, "{problem:?}");
+            assert!(step.next.is_some());
+        }
+    }
+
+    #[test]
+    fn a_shared_client_is_worth_a_word_unless_the_configuration_allows_it() {
+        let same = ["aura-es/other".to_owned()];
+        assert_eq!(shared_client(&same, 1, 0, true).outcome, Outcome::Warn);
+        assert_eq!(shared_client(&same, 1, 0, false).outcome, Outcome::Ok);
+        let step = shared_client(&[], 3, 2, true);
+        assert_eq!(step.outcome, Outcome::Ok);
+        assert!(step.message.contains("3 others compared, 2 could not be"));
+    }
+}

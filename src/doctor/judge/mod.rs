@@ -1,0 +1,7 @@
+//! What was seen becomes a step: its outcome, what to say of it, and what to do next. Pure.
+
+mod cluster;
+mod kernel;
+mod status;
+
+pub(super) use self::{cluster::*, kernel::*, status::*};
