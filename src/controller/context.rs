@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, ResourceExt,
     runtime::{
-        events::{Event, EventType, Recorder, Reporter},
+        events::EventType,
         reflector::{ObjectRef, Store},
     },
 };
@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    events::{Events, Happened},
     gate::{Gate, Side, Wake},
     lease::{self, Leadership},
     memory::Memories,
@@ -29,7 +30,6 @@ use super::{
 };
 use crate::{
     api::{ChannelId, Claim, WebhookMode, WhatsAppChannel, conditions::Reason},
-    cluster,
     config::{Environment, Installation},
     kernel::{self, KernelError},
     keys::Keys,
@@ -44,7 +44,7 @@ pub(super) struct Context {
     pub client: Client,
     pub keys: ArcSwap<Keys>,
     pub kernel: kernel::Client,
-    pub recorder: Recorder,
+    pub events: Events,
     pub metrics: ControllerMetrics,
     pub leadership: Leadership,
     /// What events that concern the whole installation are about.
@@ -60,6 +60,15 @@ pub(super) struct Context {
     /// Told when a gate's next probe may be at another time.
     pub ticks: Arc<Notify>,
     start: Instant,
+}
+
+/// What a context is made from.
+pub(super) struct Parts {
+    pub client: Client,
+    pub kernel: kernel::Client,
+    pub metrics: ControllerMetrics,
+    pub leadership: Leadership,
+    pub events: Events,
 }
 
 /// The configuration, with what is made from it.
@@ -159,19 +168,14 @@ impl Setup {
 }
 
 impl Context {
-    pub fn new(
-        client: Client,
-        installation: Installation,
-        keys: Keys,
-        kernel: kernel::Client,
-        metrics: ControllerMetrics,
-        leadership: Leadership,
-        release_namespace: String,
-    ) -> Self {
-        let reporter = Reporter {
-            controller: "aura-whatsapp-operator".into(),
-            instance: std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()),
-        };
+    pub fn new(parts: Parts, installation: Installation, keys: Keys, release_namespace: String) -> Self {
+        let Parts {
+            client,
+            kernel,
+            metrics,
+            leadership,
+            events,
+        } = parts;
         let (waker, ticks, memories) = (
             Arc::<Waker>::default(),
             Arc::<Notify>::default(),
@@ -179,7 +183,7 @@ impl Context {
         );
         let setup = Setup::new(installation, None, &memories, &wake_by(&waker), &ticks);
         Self {
-            recorder: Recorder::new(client.clone(), reporter),
+            events,
             client,
             keys: ArcSwap::from_pointee(keys),
             kernel,
@@ -429,32 +433,20 @@ impl Context {
 }
 
 impl Context {
-    /// Publishes an event about the installation as a whole; that it could not be is only logged.
-    async fn tell(&self, type_: EventType, reason: &str, note: &str) {
-        if !self.leadership.is_leader() {
-            return;
-        }
-        let event = Event {
-            type_,
+    /// Publishes an event about the installation as a whole.
+    fn tell(&self, kind: EventType, reason: &str, note: String) {
+        self.events.publish(Happened {
+            about: self.about.clone(),
+            kind,
             reason: reason.to_owned(),
-            // The API server takes 1,024 bytes.
-            note: Some(note[..note.floor_char_boundary(1000)].to_owned()),
-            action: "Reconcile".to_owned(),
-            secondary: None,
-        };
-        if let Err(error) = self.recorder.publish(&event, &self.about).await {
-            tracing::warn!(
-                error = cluster::error_class(&error),
-                reason,
-                "can't publish an event"
-            );
-        }
+            note,
+        });
     }
 
     /// The configuration's file can't be used.
-    pub async fn config_refused(&self, why: &str) {
+    pub fn config_refused(&self, why: &str) {
         let note = format!("the configuration can't be used; the last good one stays in force: {why}");
-        self.tell(EventType::Warning, "ConfigurationRefused", &note).await;
+        self.tell(EventType::Warning, "ConfigurationRefused", note);
     }
 
     /// Calls to a server of an environment get through no longer (with the error), or again.
@@ -488,8 +480,7 @@ impl Context {
         } else {
             tracing::info!(environment, server, "{note}");
         }
-        let context = self.clone();
-        tokio::spawn(async move { context.tell(kind, reason, &note).await });
+        self.tell(kind, reason, note);
     }
 }
 

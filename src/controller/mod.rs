@@ -5,16 +5,18 @@
 //! when a call may go out, `roster` which channels share something, `inspect` whose a webhook is, for others than the
 //! controller.
 //!
-//! With effects: `reconcile` makes a pass, with `gather`, `report` and `cleanup`; its calls to Kernel go by a `passage`
+//! With effects: `reconcile` makes a pass, with `recall`, `gather`, `report` and `cleanup`; its calls to Kernel go by a `passage`
 //! through the environment's `gate`. `watch` feeds the roster, `lease` says who leads, `installation_key` sees to the one
 //! Secret that the controller owns, `run` puts all together. `context` is what they share, `memory` what is remembered of
-//! a channel, `health` and `collector` what others are told.
+//! a channel, `health`, `collector` and `events` what others are told.
 
 mod circuit;
+mod cleanup;
 mod collector;
 mod contest;
 mod context;
 mod decide;
+mod events;
 mod finalizer;
 mod gate;
 mod gather;
@@ -25,7 +27,9 @@ mod lease;
 mod limit;
 mod memory;
 mod passage;
+mod recall;
 mod reconcile;
+mod report;
 mod roster;
 mod run;
 mod schedule;

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     collector::Channels,
-    context::{Context, Scope},
+    context::{Context, Parts, Scope},
+    events::Events,
     gate::Side,
     health::Watchdog,
     installation_key::{self, Installed},
@@ -141,17 +142,24 @@ pub async fn run(
     if definition(&client, &missing, &stop).await
         && let Some(installed) = installation_keys(&client, &options, &missing, &stop).await
     {
-        let context = Arc::new(Context::new(
+        let (events, publisher) = Events::new(client.clone(), leadership.clone());
+        let publisher = tokio::spawn(publisher.run());
+        let parts = Parts {
             client,
-            options.installation.clone(),
-            installed.keys,
-            kernel::Client::new()?,
+            kernel: kernel::Client::new()?,
             metrics,
             leadership,
+            events,
+        };
+        let context = Arc::new(Context::new(
+            parts,
+            options.installation.clone(),
+            installed.keys,
             options.release_namespace.clone(),
         ));
         channels.set(&context);
         result = control(&context, &options, &missing, &watchdog, &stop).await;
+        publisher.abort();
     }
     // No other leads while our work is under way, and one does as soon as it has ended.
     election_stop.finished.cancel();
@@ -424,7 +432,7 @@ async fn follow_config(context: Arc<Context>, options: Options) {
             Look::Bad(error) => {
                 tracing::error!(%error, "the configuration can't be used; the last good one stays in force");
                 context.metrics.config().reloaded(false);
-                context.config_refused(&error.to_string()).await;
+                context.config_refused(&error.to_string());
             }
         }
     }

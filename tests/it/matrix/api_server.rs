@@ -130,7 +130,16 @@ impl Cell {
     async fn is_told(&self, world: &World) {
         let (told, reason) = (self.told, "Error");
         let deadline = Instant::now() + FAILS_WITHIN;
-        while !world.log("controller").contains(told) || passes(world, reason).await == 0 {
+        // Or the election, which meets the same trouble, has ended the claim before a pass has failed.
+        let stands_by = async || {
+            world.log("controller").contains("no longer leading; standing by")
+                && world
+                    .metric(world.site.controller_admin, "aura_whatsapp_leader")
+                    .await
+                    == 0.0
+        };
+        let is_told = async || world.log("controller").contains(told) && passes(world, reason).await > 0;
+        while !is_told().await && !stands_by().await {
             assert!(
                 Instant::now() < deadline,
                 "{self:?} is not told of:\n{}",
