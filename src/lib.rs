@@ -21,4 +21,5 @@ pub mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod telemetry;
+pub mod validate;
 pub mod whatsapp;

@@ -3,7 +3,10 @@
 mod bridge;
 mod controller;
 mod crd;
+mod import;
 mod signals;
+mod sources;
+mod validate;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -33,6 +36,10 @@ enum Command {
     ///
     /// Install it with: aura-whatsapp-operator crd | kubectl apply --server-side -f -
     Crd,
+    /// Judge manifests without a cluster, as the API server and the controller would
+    Validate(validate::Validate),
+    /// Make manifests of channel documents of Aura
+    Import(import::Import),
 }
 
 /// What both roles need.
@@ -69,15 +76,22 @@ impl Common {
     }
 }
 
-/// Runs the subcommand. An error is one line on stderr and exit status 1.
+/// Runs the subcommand. An error is one line on stderr and exit status 1; 2 where 1 means that a problem was found.
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Controller(command) => command.run(),
         Command::Bridge(command) => command.run(),
         Command::Crd => crd::run(),
+        Command::Validate(command) => return ended(command.run(), validate::NOT_JUDGED),
+        Command::Import(command) => return ended(command.run(), validate::NOT_JUDGED),
     };
+    ended(result.map(|()| ExitCode::SUCCESS), 1)
+}
+
+/// The exit status. An error is told of in one line.
+fn ended(result: anyhow::Result<ExitCode>, failed: u8) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             #[allow(
                 clippy::print_stderr,
@@ -86,7 +100,7 @@ pub fn run(cli: Cli) -> ExitCode {
             {
                 eprintln!("error: {error:#}");
             }
-            ExitCode::FAILURE
+            ExitCode::from(failed)
         }
     }
 }
