@@ -14,6 +14,7 @@ pub mod controller;
 pub mod convert;
 pub mod delivery;
 pub mod http;
+pub mod import;
 pub mod journal;
 pub mod kernel;
 pub mod keys;

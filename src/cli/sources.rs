@@ -46,7 +46,10 @@ impl Sources {
             Err(error) => return self.keep(name, Err(error)),
         };
         // A file that is named twice is read once: its channels are no duplicates of themselves.
-        if !self.seen.insert(path.canonicalize().unwrap_or_else(|_| path.to_owned())) {
+        if !self
+            .seen
+            .insert(path.canonicalize().unwrap_or_else(|_| path.to_owned()))
+        {
             return;
         }
         if !folder {

@@ -64,14 +64,15 @@ impl Validate {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let sources = Sources::read(&self.paths);
         let mut unjudged = !sources.unreadable.is_empty();
-        let (installation, mut before) = match self.config.as_ref().map(|path| (path, Installation::load(path))) {
-            None => (None, Vec::new()),
-            Some((_, Ok(installation))) => (Some(installation), Vec::new()),
-            Some((path, Err(error))) => {
-                unjudged |= matches!(error, ConfigError::Read { .. });
-                (None, config_problems(&path.display().to_string(), &error))
-            }
-        };
+        let (installation, mut before) =
+            match self.config.as_ref().map(|path| (path, Installation::load(path))) {
+                None => (None, Vec::new()),
+                Some((_, Ok(installation))) => (Some(installation), Vec::new()),
+                Some((path, Err(error))) => {
+                    unjudged |= matches!(error, ConfigError::Read { .. });
+                    (None, config_problems(&path.display().to_string(), &error))
+                }
+            };
         before.extend(sources.unreadable);
         let options = Options {
             namespace: &self.namespace,

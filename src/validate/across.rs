@@ -15,7 +15,7 @@ pub(super) fn check(found: &Found, options: Options<'_>, problems: &mut Vec<Prob
     ids(&found.channels, problems);
     shared(&found.channels, options, problems);
     secrets(found, options, problems);
-    if found.channels.is_empty() && found.problems.is_empty() {
+    if found.channels.is_empty() && problems.is_empty() {
         let problem = Problem::of_file(Code::NoChannels, "", "no WhatsAppChannel in any of the files");
         problems.push(problem.warning());
     }
@@ -28,7 +28,10 @@ fn names(channels: &[Channel], problems: &mut Vec<Problem>) {
         match first.get(&title) {
             None => drop(first.insert(title, channel)),
             Some(other) => {
-                let message = format!("the resource also stands in {}: one overwrites the other", other.place());
+                let message = format!(
+                    "the resource also stands in {}: one overwrites the other",
+                    other.place()
+                );
                 problems.push(channel.problem(Code::DuplicateResource, "metadata.name", message));
             }
         }
@@ -67,7 +70,12 @@ fn shared(channels: &[Channel], options: Options<'_>, problems: &mut Vec<Problem
             continue;
         }
         let client = &spec.kernel.credentials_secret_ref;
-        let key = (&channel.namespace, &client.name, client.id_key(), &spec.environment);
+        let key = (
+            &channel.namespace,
+            &client.name,
+            client.id_key(),
+            &spec.environment,
+        );
         match first.get(&key) {
             None => drop(first.insert(key, channel)),
             Some(other) if other.title() == channel.title() => {}
@@ -94,7 +102,10 @@ struct Reference<'a> {
 
 fn references(spec: &WhatsAppChannelSpec) -> Vec<Reference<'_>> {
     let client = &spec.kernel.credentials_secret_ref;
-    let issued = spec.webhook.as_ref().and_then(|it| it.api_key_secret_ref.as_ref());
+    let issued = spec
+        .webhook
+        .as_ref()
+        .and_then(|it| it.api_key_secret_ref.as_ref());
     let mut references = vec![Reference {
         field: "spec.kernel.credentialsSecretRef.name",
         name: &client.name,
@@ -146,7 +157,9 @@ fn secrets(found: &Found, options: Options<'_>, problems: &mut Vec<Problem>) {
 }
 
 fn missing(channel: &Channel, name: &str, secrets: &[SecretSeen]) -> String {
-    let here = secrets.iter().filter(|secret| secret.namespace == channel.namespace);
+    let here = secrets
+        .iter()
+        .filter(|secret| secret.namespace == channel.namespace);
     let near = near(name, here.map(|secret| secret.name.as_str()));
     let hint = near.map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
     format!(

@@ -51,7 +51,10 @@ pub fn settings(spec: &WhatsAppChannelSpec, defaults: &ChannelDefaults) -> Vec<S
         serde_json::to_value(defaults).unwrap_or_default(),
     );
     let client = &spec.kernel.credentials_secret_ref;
-    let issued = spec.webhook.as_ref().and_then(|it| it.api_key_secret_ref.as_ref());
+    let issued = spec
+        .webhook
+        .as_ref()
+        .and_then(|it| it.api_key_secret_ref.as_ref());
     let e = &effective;
     [
         ("channelId", json!(spec.channel_id)),
@@ -59,7 +62,10 @@ pub fn settings(spec: &WhatsAppChannelSpec, defaults: &ChannelDefaults) -> Vec<S
         ("environment", json!(spec.environment)),
         ("kernel.credentialsSecretRef.name", json!(client.name)),
         ("kernel.credentialsSecretRef.idKey", json!(client.id_key())),
-        ("kernel.credentialsSecretRef.secretKey", json!(client.secret_key())),
+        (
+            "kernel.credentialsSecretRef.secretKey",
+            json!(client.secret_key()),
+        ),
         ("kernel.scopes.registration", json!(e.registration_scopes)),
         ("kernel.scopes.messaging", json!(e.messaging_scopes)),
         ("kernel.purposes", json!(e.purposes)),
@@ -82,7 +88,10 @@ pub fn settings(spec: &WhatsAppChannelSpec, defaults: &ChannelDefaults) -> Vec<S
         ("conversion.options", json!(e.options)),
         ("conversion.undeliveredText", json!(e.undelivered_text)),
         ("suspend", json!(e.suspend)),
-        ("resyncPeriod", written(e.resync_period.unwrap_or(Effective::RESYNC))),
+        (
+            "resyncPeriod",
+            written(e.resync_period.unwrap_or(Effective::RESYNC)),
+        ),
     ]
     .into_iter()
     .filter(|(_, value)| !value.is_null())
@@ -123,7 +132,9 @@ impl Channel {
         };
         let mut text = format!("---\n# {}\n", self.place().replace(char::is_control, "?"));
         if defaults.is_none() {
-            text.push_str("# Without the channelDefaults of its environment: name the configuration with --config.\n");
+            text.push_str(
+                "# Without the channelDefaults of its environment: name the configuration with --config.\n",
+            );
         }
         let _ = write!(
             text,

@@ -1,10 +1,6 @@
 //! A channel against the installation's configuration, and the configuration's own problems. Pure.
 
-use super::{
-    Channel, Code, Problem,
-    near::near,
-    schema::listed,
-};
+use super::{Channel, Code, Problem, near::near, schema::listed};
 use crate::{
     api::{Effective, WebhookMode},
     config::{ConfigError, Installation},
@@ -36,7 +32,9 @@ pub(super) fn check(channel: &Channel, installation: &Installation, problems: &m
     let namespace = &channel.namespace;
     let watched = &installation.watch_namespaces;
     if !watched.is_empty() && !watched.iter().any(|name| name == namespace || name == "*") {
-        let message = format!("namespace {namespace} is not among the installation's watchNamespaces: nobody looks after the channel");
+        let message = format!(
+            "namespace {namespace} is not among the installation's watchNamespaces: nobody looks after the channel"
+        );
         let problem = channel.problem(Code::NamespaceNotWatched, "metadata.namespace", message);
         problems.push(problem.warning());
     }
@@ -45,8 +43,12 @@ pub(super) fn check(channel: &Channel, installation: &Installation, problems: &m
     let Some(environment) = installation.environments.get(name) else {
         let known: Vec<&str> = installation.environments.keys().map(String::as_str).collect();
         let hint = near(name, known.iter().copied())
+            .filter(|_| known.len() > 1)
             .map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
-        let message = format!("no such environment in the configuration: there is {}{hint}", listed(&known));
+        let message = format!(
+            "no such environment in the configuration: there is {}{hint}",
+            listed(&known)
+        );
         problems.push(channel.problem(Code::EnvironmentUnknown, "spec.environment", message));
         return;
     };

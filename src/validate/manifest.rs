@@ -209,7 +209,9 @@ impl Reader<'_> {
                 key => {
                     let known = ["apiVersion", "kind", "metadata", "spec"];
                     let message = format!("no such field{}", super::near::hint(key, known));
-                    self.found.problems.push(channel.problem(Code::UnknownField, key, message));
+                    self.found
+                        .problems
+                        .push(channel.problem(Code::UnknownField, key, message));
                 }
             }
         }
@@ -220,7 +222,9 @@ impl Reader<'_> {
             let path: Vec<&str> = key.split('.').collect();
             let value = node.below(&path);
             if value.is_none_or(|value| matches!(value.content, Content::Null)) {
-                self.found.problems.push(channel.problem(code, key, message.to_owned()));
+                self.found
+                    .problems
+                    .push(channel.problem(code, key, message.to_owned()));
             }
         }
         for finding in findings {
@@ -259,7 +263,9 @@ impl Reader<'_> {
                     let message = format!("a value of this Secret must be {must}; put a text in quotes");
                     let problem = Problem::of_file(Code::SecretInvalid, self.file, message);
                     let title = format!("{namespace}/{name}");
-                    self.found.problems.push(problem.at(entry.at).of(title).field(part));
+                    self.found
+                        .problems
+                        .push(problem.at(entry.at).of(title).field(part));
                 }
                 keys.insert(entry.key.clone(), filled || wrong);
             }
@@ -299,12 +305,22 @@ impl Reader<'_> {
         let name = text.map_or(own, str::to_owned);
         let keys = ["encryptedData", "template"].iter().flat_map(|part| {
             let node = node.below(&["spec", part]);
-            let node = if *part == "template" { node.and_then(|it| it.get("data")) } else { node };
+            let node = if *part == "template" {
+                node.and_then(|it| it.get("data"))
+            } else {
+                node
+            };
             node.map(Node::entries).unwrap_or_default()
         });
         let keys = keys.map(|entry| (entry.key.clone(), true)).collect();
         let labels = template.and_then(|it| it.below(&["metadata", "labels"]));
-        self.seen(node, (namespace, name), labels, "spec.template.metadata.labels", Some(keys));
+        self.seen(
+            node,
+            (namespace, name),
+            labels,
+            "spec.template.metadata.labels",
+            Some(keys),
+        );
     }
 
     fn seen(
@@ -315,7 +331,9 @@ impl Reader<'_> {
         label_place: &'static str,
         keys: Option<BTreeMap<String, bool>>,
     ) {
-        let label = labels.and_then(|labels| labels.get(SECRET_LABEL)).and_then(Node::text);
+        let label = labels
+            .and_then(|labels| labels.get(SECRET_LABEL))
+            .and_then(Node::text);
         self.found.secrets.push(SecretSeen {
             file: self.file.to_owned(),
             at: node.at,
@@ -401,7 +419,10 @@ fn metadata(metadata: &Entry) -> Vec<(String, Position, String)> {
                 continue;
             }
             key if !METADATA.contains(&key) => {
-                format!("no such field{}", super::near::hint(key, METADATA.iter().copied()))
+                format!(
+                    "no such field{}",
+                    super::near::hint(key, METADATA.iter().copied())
+                )
             }
             _ => continue,
         };
@@ -416,7 +437,12 @@ pub(crate) fn is_name(text: &str, most: usize, dots: bool) -> bool {
     let label = |part: &str| {
         !part.is_empty() && !part.starts_with('-') && !part.ends_with('-') && part.chars().all(inner)
     };
-    text.len() <= most && if dots { text.split('.').all(label) } else { label(text) }
+    text.len() <= most
+        && if dots {
+            text.split('.').all(label)
+        } else {
+            label(text)
+        }
 }
 
 /// The value of a label.

@@ -180,17 +180,18 @@ impl Problem {
     }
 
     /// Without characters that would move a terminal's cursor or start a line: names come from files.
-    fn printable(mut self) -> Self {
-        for text in [&mut self.file, &mut self.message]
+    fn printable(&self) -> Self {
+        let mut printable = self.clone();
+        for text in [&mut printable.file, &mut printable.message]
             .into_iter()
-            .chain(&mut self.resource)
-            .chain(&mut self.field)
+            .chain(&mut printable.resource)
+            .chain(&mut printable.field)
         {
             if text.contains(char::is_control) {
                 *text = text.replace(char::is_control, "?");
             }
         }
-        self
+        printable
     }
 }
 
@@ -229,7 +230,6 @@ impl Report {
 
     /// Adds problems that were found elsewhere, before all others.
     pub fn add(&mut self, problems: Vec<Problem>) {
-        let problems = problems.into_iter().map(Problem::printable);
         self.problems.splice(0..0, problems);
     }
 }
@@ -262,14 +262,10 @@ impl Validator {
             }
         }
         let order = |file: &str| sources.iter().position(|source| source.name == file);
-        let mut keyed: Vec<_> = problems
-            .into_iter()
-            .map(|problem| ((order(&problem.file), problem.line, problem.column), problem.printable()))
-            .collect();
-        keyed.sort_by_key(|(key, _)| *key);
+        problems.sort_by_cached_key(|problem| (order(&problem.file), problem.line, problem.column));
         Report {
             files: sources.len(),
-            problems: keyed.into_iter().map(|(_, problem)| problem).collect(),
+            problems,
             channels: found.channels,
             skipped: found.skipped,
         }

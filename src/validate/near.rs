@@ -6,7 +6,12 @@ pub(super) fn near<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> 
     let written = plain(word);
     known
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&written, &plain(candidate)), candidate))
+        .map(|candidate| {
+            (
+                strsim::damerau_levenshtein(&written, &plain(candidate)),
+                candidate,
+            )
+        })
         .filter(|(distance, candidate)| distance * 3 <= candidate.len().max(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)

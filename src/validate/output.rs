@@ -26,7 +26,7 @@ impl Report {
             Format::Human => {
                 let mut text = String::new();
                 for problem in &self.problems {
-                    let _ = writeln!(text, "{}", human(problem));
+                    let _ = writeln!(text, "{}", human(&problem.printable()));
                 }
                 let _ = writeln!(text, "{}", self.summary());
                 text
@@ -35,7 +35,7 @@ impl Report {
             Format::Github => {
                 let mut text = String::new();
                 for problem in &self.problems {
-                    let _ = writeln!(text, "{}", github(problem));
+                    let _ = writeln!(text, "{}", github(&problem.printable()));
                 }
                 let _ = writeln!(text, "{}", self.summary());
                 text
@@ -52,7 +52,12 @@ impl Report {
             counted(self.problems.len(), "problem")
         );
         if warnings > 0 {
-            let _ = write!(text, " ({}, {})", counted(errors, "error"), counted(warnings, "warning"));
+            let _ = write!(
+                text,
+                " ({}, {})",
+                counted(errors, "error"),
+                counted(warnings, "warning")
+            );
         }
         if self.skipped > 0 {
             let _ = write!(text, "; {} skipped", counted(self.skipped, "other document"));
@@ -71,7 +76,9 @@ impl Report {
                 });
                 if let (true, Some(spec)) = (effective, &channel.spec) {
                     let environment = installation.and_then(|it| it.environments.get(&spec.environment));
-                    let defaults = environment.map(|it| it.channel_defaults.clone()).unwrap_or_default();
+                    let defaults = environment
+                        .map(|it| it.channel_defaults.clone())
+                        .unwrap_or_default();
                     seen["effective"] = json!(settings(spec, &defaults));
                 }
                 seen

@@ -4,12 +4,7 @@
 //! for more fails to compile here, and a test says so before a release does. Rules about a change (`oldSelf`) can't be
 //! judged from a file and are left out.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
 
 use cel::{Context, ExecutionError, Program, Value, extractors::This};
 use regex::Regex;
@@ -79,7 +74,10 @@ thread_local! {
     static EXPRESSIONS: RefCell<HashMap<String, Rc<Regex>>> = RefCell::default();
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "the signature that cel hands a function's arguments to")]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the signature that cel hands a function's arguments to"
+)]
 fn matches(This(text): This<Arc<String>>, expression: Arc<String>) -> Result<bool, ExecutionError> {
     EXPRESSIONS.with_borrow_mut(|known| {
         if let Some(regex) = known.get(expression.as_str()) {
@@ -96,7 +94,10 @@ fn matches(This(text): This<Arc<String>>, expression: Arc<String>) -> Result<boo
 }
 
 /// Kubernetes' `duration`, in nanoseconds: enough to be compared, which is all that the rules do.
-#[allow(clippy::needless_pass_by_value, reason = "the signature that cel hands a function's arguments to")]
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the signature that cel hands a function's arguments to"
+)]
 fn duration(text: Arc<String>) -> Result<i64, ExecutionError> {
     let failed = || ExecutionError::function_error("duration", "not a duration");
     let duration = Period(text.as_ref().clone()).parse().map_err(|_| failed())?;

@@ -315,7 +315,10 @@ fn no_such_field(name: &str, shape: &Shape, whole: Option<&Shape>) -> String {
 
 /// Words as a person lists them: `"a", "b" or "c"`.
 pub(super) fn listed(words: &[impl AsRef<str>]) -> String {
-    let quoted: Vec<String> = words.iter().map(|word| format!("\"{}\"", word.as_ref())).collect();
+    let quoted: Vec<String> = words
+        .iter()
+        .map(|word| format!("\"{}\"", word.as_ref()))
+        .collect();
     match quoted.split_last() {
         Some((last, [])) => last.clone(),
         Some((last, others)) => format!("{} or {last}", others.join(", ")),

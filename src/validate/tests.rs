@@ -58,23 +58,83 @@ fn named(name: &str, id: &str) -> String {
 fn a_good_channel_has_no_problem_and_every_slip_in_it_is_told_of_with_its_place_and_its_word() {
     assert_eq!(told(&[("a.yaml", GOOD)]), "1 file, 1 channel, 0 problems\n");
     for (from, to, line) in [
-        ("channelId:", "channelID:", "a.yaml:5:3: error: aura-es/shop-es: spec.channelID: no such field; did you mean \"channelId\"?"),
-        ("environment: es-pro", "mode: Observe", "spec.mode: no such field; did you mean spec.delivery.mode or spec.webhook.mode?"),
-        ("\"+34600001002\"", "+34600001002", "a.yaml:6:3: error: aura-es/shop-es: spec.phoneNumber: must be a string, not a number (put a text in quotes)"),
-        ("\"+34600001002\"", "34 600", "spec.phoneNumber: phoneNumber must be 3 to 15 digits, with or without a leading +, such as \"+34600001002\""),
-        ("environment: es-pro", "webhook: {mode: observe}", "a.yaml:7:13: error: aura-es/shop-es: spec.webhook.mode: must be one of \"Manage\", \"Observe\" or \"Legacy\"; did you mean \"Observe\"?"),
-        ("  environment: es-pro\n", "", "a.yaml:4:1: error: aura-es/shop-es: spec.environment: is required"),
-        ("es-pro", "es-pro\n  webhook: {keyGeneration: 0}", "spec.webhook.keyGeneration: must be at least 1"),
-        ("es-pro", "es-pro\n  resyncPeriod: 30s", "a.yaml:8:3: error: aura-es/shop-es: spec.resyncPeriod: resyncPeriod must be between 1m and 168h"),
-        ("v1alpha1", "v1", "a.yaml:1:1: error: apiVersion: a WhatsAppChannel has apiVersion channels.auracognitive.com/v1alpha1"),
-        ("WhatsAppChannel", "WhatsappChannel", "a.yaml:2:1: error: kind: no such kind; did you mean \"WhatsAppChannel\"?"),
-        ("name: shop-es,", "name: Shop,", "metadata.name: must be lower case letters"),
+        (
+            "channelId:",
+            "channelID:",
+            "a.yaml:5:3: error: aura-es/shop-es: spec.channelID: no such field; did you mean \"channelId\"?",
+        ),
+        (
+            "environment: es-pro",
+            "mode: Observe",
+            "spec.mode: no such field; did you mean spec.delivery.mode or spec.webhook.mode?",
+        ),
+        (
+            "\"+34600001002\"",
+            "+34600001002",
+            "a.yaml:6:3: error: aura-es/shop-es: spec.phoneNumber: must be a string, not a number (put a text in quotes)",
+        ),
+        (
+            "\"+34600001002\"",
+            "34 600",
+            "spec.phoneNumber: phoneNumber must be 3 to 15 digits, with or without a leading +, such as \"+34600001002\"",
+        ),
+        (
+            "environment: es-pro",
+            "webhook: {mode: observe}",
+            "a.yaml:7:13: error: aura-es/shop-es: spec.webhook.mode: must be one of \"Manage\", \"Observe\" or \"Legacy\"; did you mean \"Observe\"?",
+        ),
+        (
+            "  environment: es-pro\n",
+            "",
+            "a.yaml:4:1: error: aura-es/shop-es: spec.environment: is required",
+        ),
+        (
+            "es-pro",
+            "es-pro\n  webhook: {keyGeneration: 0}",
+            "spec.webhook.keyGeneration: must be at least 1",
+        ),
+        (
+            "es-pro",
+            "es-pro\n  resyncPeriod: 30s",
+            "a.yaml:8:3: error: aura-es/shop-es: spec.resyncPeriod: resyncPeriod must be between 1m and 168h",
+        ),
+        (
+            "v1alpha1",
+            "v1",
+            "a.yaml:1:1: error: apiVersion: a WhatsAppChannel has apiVersion channels.auracognitive.com/v1alpha1",
+        ),
+        (
+            "WhatsAppChannel",
+            "WhatsappChannel",
+            "a.yaml:2:1: error: kind: no such kind; did you mean \"WhatsAppChannel\"?",
+        ),
+        (
+            "name: shop-es,",
+            "name: Shop,",
+            "metadata.name: must be lower case letters",
+        ),
         ("{name: shop-es, ", "{", "metadata.name: is required"),
-        ("namespace: aura-es}", "lables: {}}", "metadata.lables: no such field; did you mean \"labels\"?"),
-        ("namespace: aura-es}", "labels: {a: 1}}", "metadata.labels.a: must be a string; put it in quotes"),
-        ("spec:\n", "status: {}\nspec:\n", "a.yaml:4:1: warning: aura-es/shop-es: status: is written by the controller"),
-        ("spec:\n", "spec:\n  environment: x\n", "\"environment\" stands twice in one mapping"),
-        ("spec:", "  spec: {{ .Values.x }}", "a.yaml:4:7: error: not YAML:"),
+        (
+            "namespace: aura-es}",
+            "lables: {}}",
+            "metadata.lables: no such field; did you mean \"labels\"?",
+        ),
+        (
+            "namespace: aura-es}",
+            "labels: {a: 1}}",
+            "metadata.labels.a: must be a string; put it in quotes",
+        ),
+        (
+            "spec:\n",
+            "status: {}\nspec:\n",
+            "a.yaml:4:1: warning: aura-es/shop-es: status: is written by the controller",
+        ),
+        (
+            "spec:\n",
+            "spec:\n  environment: x\n",
+            "\"environment\" stands twice in one mapping",
+        ),
+        ("spec:", "  spec: {{ .Values.x }}", "a.yaml:4:3: error: not YAML:"),
     ] {
         let text = GOOD.replacen(from, to, 1);
         let report = told(&[("a.yaml", &text)]);
@@ -88,7 +148,10 @@ fn a_list_and_json_are_read_and_other_documents_are_counted() {
     let channel = yaml::parse(GOOD).0.remove(0).root.json();
     let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [channel, {"apiVersion": "v1", "kind": "ConfigMap"}]});
     let list = serde_json::to_string_pretty(&list).unwrap();
-    assert_eq!(told(&[("a.json", &list)]), "1 file, 1 channel, 0 problems; 1 other document skipped\n");
+    assert_eq!(
+        told(&[("a.json", &list)]),
+        "1 file, 1 channel, 0 problems; 1 other document skipped\n"
+    );
     assert_eq!(
         told(&[("a.yaml", "# nothing\n---\nreplicas: 2\n")]),
         "warning: no WhatsAppChannel in any of the files\n1 file, 0 channels, 1 problem (0 errors, 1 warning); 1 other document skipped\n"
@@ -104,11 +167,16 @@ fn what_several_files_show_together_is_told_with_both_places() {
         "{report}"
     );
     let report = told(&[("a.yaml", GOOD), ("b.yaml", GOOD)]);
-    assert!(report.contains("b.yaml:3:12: error: aura-es/shop-es: metadata.name: the resource also stands in a.yaml:1"), "{report}");
+    assert!(
+        report.contains(
+            "b.yaml:3:12: error: aura-es/shop-es: metadata.name: the resource also stands in a.yaml:1"
+        ),
+        "{report}"
+    );
     assert!(report.contains("2 files, 2 channels, 1 problem\n"), "{report}");
     let sharing = named("other", "7f1c2a9e").replace("other-kernel", "shop-es-kernel");
     let report = told(&[("a.yaml", GOOD), ("b.yaml", &sharing)]);
-    assert!(report.contains("b.yaml:8:36: warning: aura-es/other: spec.kernel.credentialsSecretRef.name: aura-es/shop-es (a.yaml:1) uses the same Secret in es-pro"), "{report}");
+    assert!(report.contains("b.yaml:8:35: warning: aura-es/other: spec.kernel.credentialsSecretRef.name: aura-es/shop-es (a.yaml:1) uses the same Secret in es-pro"), "{report}");
 }
 
 const SECRET: &str = "
@@ -138,30 +206,56 @@ spec:
 fn a_secret_among_the_files_must_be_labelled_and_hold_the_keys() {
     for (secret, place, key) in [
         (SECRET, "metadata.labels", "secret: fake-sentinel"),
-        (EXTERNAL, "spec.target.template.metadata.labels", "{secretKey: secret}"),
+        (
+            EXTERNAL,
+            "spec.target.template.metadata.labels",
+            "{secretKey: secret}",
+        ),
         (SEALED, "spec.template.metadata.labels", "secret: AgB"),
     ] {
         let good = told(&[("a.yaml", GOOD), ("s.yaml", secret)]);
-        assert_eq!(good, "2 files, 1 channel, 0 problems; 1 other document skipped\n", "{secret}");
-        let report = told(&[("a.yaml", GOOD), ("s.yaml", &secret.replace("\"true\"", "\"yes\""))]);
+        assert_eq!(
+            good, "2 files, 1 channel, 0 problems; 1 other document skipped\n",
+            "{secret}"
+        );
+        let report = told(&[
+            ("a.yaml", GOOD),
+            ("s.yaml", &secret.replace("\"true\"", "\"yes\"")),
+        ]);
         assert!(report.starts_with("s.yaml:2:1: error: aura-es/"), "{report}");
-        assert!(report.contains("add channels.auracognitive.com/channel-secret: \"true\" to its") && report.contains(place), "{report}");
+        assert!(
+            report.contains("add channels.auracognitive.com/channel-secret: \"true\" to its")
+                && report.contains(place),
+            "{report}"
+        );
         let report = told(&[("a.yaml", GOOD), ("s.yaml", &secret.replace(key, ""))]);
         assert!(report.contains("a.yaml:8:12: error: aura-es/shop-es: spec.kernel.credentialsSecretRef.secretKey: Secret \"shop-es-kernel\" (s.yaml:2) has no value under the key \"secret\""), "{report}");
     }
-    let all = EXTERNAL.replace("  data: [{secretKey: id}, {secretKey: secret}]", "  dataFrom: [{extract: {key: x}}]");
+    let all = EXTERNAL.replace(
+        "  data: [{secretKey: id}, {secretKey: secret}]",
+        "  dataFrom: [{extract: {key: x}}]",
+    );
     assert!(told(&[("a.yaml", GOOD), ("s.yaml", &all)]).contains(" 0 problems"));
     let inherited = EXTERNAL
-        .replace(", template: {metadata: {labels: {channels.auracognitive.com/channel-secret: \"true\"}}}", "")
-        .replace("{name: es,", "{labels: {channels.auracognitive.com/channel-secret: \"true\"}, name: es,");
+        .replace(
+            ", template: {metadata: {labels: {channels.auracognitive.com/channel-secret: \"true\"}}}",
+            "",
+        )
+        .replace(
+            "{name: es,",
+            "{labels: {channels.auracognitive.com/channel-secret: \"true\"}, name: es,",
+        );
     assert!(told(&[("a.yaml", GOOD), ("s.yaml", &inherited)]).contains(" 0 problems"));
     let options = Options {
         namespace: "aura-es",
         require_secrets: true,
         ..Options::default()
     };
-    let elsewhere = SECRET.replace("shop-es-kernel", "shop-es-kernle").replace("namespace: aura-es, ", "");
-    let report = judged(&[("a.yaml", GOOD), ("s.yaml", &elsewhere)], options).render(Format::Human, false, None);
+    let elsewhere = SECRET
+        .replace("shop-es-kernel", "shop-es-kernle")
+        .replace("namespace: aura-es, ", "");
+    let report =
+        judged(&[("a.yaml", GOOD), ("s.yaml", &elsewhere)], options).render(Format::Human, false, None);
     assert!(report.contains("no Secret \"shop-es-kernel\" for namespace aura-es in the files; did you mean \"shop-es-kernle\"?"), "{report}");
 }
 
@@ -182,7 +276,10 @@ fn no_value_of_a_secret_is_ever_told() {
         SECRET.replace("secret: fake-sentinel", "secret: !fake-sentinel x: y: z"),
         SECRET.replace("secret: fake-sentinel", "secret: {fake-sentinel: 1}"),
         SECRET.replace("secret: fake-sentinel}", "secret: fake}\nfake-sentinel"),
-        SECRET.replace("stringData: {id: fake-id, secret: fake-sentinel}", "stringData:\n  id: |\n fake-sentinel\n\tx: fake-sentinel: ["),
+        SECRET.replace(
+            "stringData: {id: fake-id, secret: fake-sentinel}",
+            "stringData:\n  id: |\n fake-sentinel\n\tx: fake-sentinel: [",
+        ),
     ] {
         let report = judged(&[("a.yaml", GOOD), ("s.yaml", &secret)], options);
         for format in [Format::Human, Format::Json, Format::Github] {
@@ -191,10 +288,17 @@ fn no_value_of_a_secret_is_ever_told() {
         }
     }
     // Nor a value that was written into a channel by mistake.
-    for slip in ["secret: fake-sentinel", "idKey: {a: fake-sentinel}", "idKey: 'fake sentinel'"] {
+    for slip in [
+        "secret: fake-sentinel",
+        "idKey: {a: fake-sentinel}",
+        "idKey: 'fake sentinel'",
+    ] {
         let text = GOOD.replace("name: shop-es-kernel", &format!("name: shop-es-kernel, {slip}"));
         let report = told(&[("a.yaml", &text)]);
-        assert!(report.contains("1 problem") && !report.contains("sentinel"), "{report}");
+        assert!(
+            report.contains("1 problem") && !report.contains("sentinel"),
+            "{report}"
+        );
     }
 }
 
@@ -210,10 +314,26 @@ fn the_configuration_is_held_against_each_channel() {
     let manage = GOOD.replace("spec:", "spec:\n  webhook: {mode: Manage}");
     assert_eq!(told(&manage), "1 file, 1 channel, 0 problems\n");
     for (from, to, line) in [
-        ("mode: Manage", "existing: Refuse", "spec.webhook.mode: mode Legacy needs a legacyCallback, and environment es-pro has none"),
-        ("es-pro", "es-prod", "a.yaml:8:3: error: aura-es/shop-es: spec.environment: no such environment in the configuration: there is \"es-pro\"; did you mean \"es-pro\"?"),
-        ("namespace: aura-es", "namespace: aura-br", "spec.environment: environment es-pro is not for namespace aura-br: it is for \"aura-es\""),
-        ("namespace: aura-es", "namespace: elsewhere", "warning: elsewhere/shop-es: metadata.namespace: namespace elsewhere is not among"),
+        (
+            "mode: Manage",
+            "existing: Refuse",
+            "spec.webhook.mode: mode Legacy needs a legacyCallback, and environment es-pro has none",
+        ),
+        (
+            "es-pro",
+            "es-prod",
+            "a.yaml:8:3: error: aura-es/shop-es: spec.environment: no such environment in the configuration: there is \"es-pro\"",
+        ),
+        (
+            "namespace: aura-es",
+            "namespace: aura-br",
+            "spec.environment: environment es-pro is not for namespace aura-br: it is for \"aura-es\"",
+        ),
+        (
+            "namespace: aura-es",
+            "namespace: elsewhere",
+            "warning: elsewhere/shop-es: metadata.namespace: namespace elsewhere is not among",
+        ),
     ] {
         let report = told(&manage.replace(from, to));
         assert!(report.contains(line), "{line}\n---\n{report}");
@@ -227,7 +347,10 @@ fn every_field_of_the_spec_is_among_the_settings_with_its_origin() {
                 webhook: {apiKeySecretRef: {name: k, key: v}}}";
     let full = serde_json::from_value(yaml::parse(full).0[0].root.json()).unwrap();
     let defaults = crate::api::ChannelDefaults::default();
-    let mut shown: Vec<String> = settings(&full, &defaults).iter().map(|it| it.field.to_owned()).collect();
+    let mut shown: Vec<String> = settings(&full, &defaults)
+        .iter()
+        .map(|it| it.field.to_owned())
+        .collect();
     leaves.sort();
     shown.sort();
     assert_eq!(leaves, shown);
@@ -241,7 +364,13 @@ fn what_is_shown_as_holding_holds() {
         "spec:",
         "spec:\n  delivery: {maxAge: {toAura: 90m}, unansweredAfter: 1500ms}\n  conversion: {undeliveredText: 'no'}",
     );
-    let report = judged(&[("a.yaml", &text)], Options { namespace: "default", ..Options::default() });
+    let report = judged(
+        &[("a.yaml", &text)],
+        Options {
+            namespace: "default",
+            ..Options::default()
+        },
+    );
     let shown = report.channels[0].effective_yaml(Some(defaults));
     insta::assert_snapshot!(shown);
     // Applied as it stands, the shown document means the same without any default.
@@ -255,12 +384,26 @@ fn what_is_shown_as_holding_holds() {
 
 #[test]
 fn the_three_formats() {
-    let bad = GOOD.replace("phoneNumber: \"+34600001002\"", "phoneNumbers: \"1\"").replace("es-pro", "ES");
+    let bad = GOOD
+        .replace("phoneNumber: \"+34600001002\"", "phoneNumbers: \"1\"")
+        .replace("es-pro", "ES");
     let report = judged(
-        &[("a,b:100%.yaml", &bad), ("c.yaml", "status: {\n"), ("d\u{1b}.yaml", &named("two", "7f1c2a9e"))],
-        Options { namespace: "default", require_secrets: true, ..Options::default() },
+        &[
+            ("a,b:100%.yaml", &bad),
+            ("c.yaml", "status: {\n"),
+            ("d\u{1b}.yaml", &named("two", "7f1c2a9e")),
+        ],
+        Options {
+            namespace: "default",
+            require_secrets: true,
+            ..Options::default()
+        },
     );
-    for (name, format) in [("human", Format::Human), ("json", Format::Json), ("github", Format::Github)] {
+    for (name, format) in [
+        ("human", Format::Human),
+        ("json", Format::Json),
+        ("github", Format::Github),
+    ] {
         insta::assert_snapshot!(name, report.render(format, false, None));
     }
 }
@@ -269,6 +412,10 @@ fn the_three_formats() {
 fn the_codes_are_the_documented_ones() {
     let page = include_str!("../../docs/cli.md");
     for code in Code::ALL {
-        assert!(page.contains(&format!("`{}`", code.as_str())), "{}", code.as_str());
+        assert!(
+            page.contains(&format!("`{}`", code.as_str())),
+            "{}",
+            code.as_str()
+        );
     }
 }

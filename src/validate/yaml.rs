@@ -336,13 +336,11 @@ fn number(text: &str) -> Option<Number> {
         }
         _ => (10, lower.as_str()),
     };
-    if !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix)) {
-        if let Ok(magnitude) = i128::from_str_radix(digits, radix) {
-            let value = if negative { -magnitude } else { magnitude };
-            if let Some(number) = Number::from_i128(value) {
-                return Some(number);
-            }
-        }
+    if let Ok(magnitude) = i128::from_str_radix(digits, radix)
+        && !digits.starts_with(['+', '-'])
+        && let Some(number) = Number::from_i128(if negative { -magnitude } else { magnitude })
+    {
+        return Some(number);
     }
     let float = |c: char| c.is_ascii_digit() || "+-.eE".contains(c);
     let starts = lower.starts_with(|c: char| c.is_ascii_digit() || c == '.');
@@ -382,13 +380,18 @@ mod tests {
             ("-", json!([null])),
             ("099", json!(99.0)),
         ] {
-            assert_eq!(one(&format!("a: {text}\n").replace("a: -\n", "a: [~]\n"))["a"], value, "{text}");
+            assert_eq!(
+                one(&format!("a: {text}\n").replace("a: -\n", "a: [~]\n"))["a"],
+                value,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn every_value_knows_its_place_in_yaml_and_in_json() {
-        let (documents, _) = parse("# first\n---\na:\n  b: [1, x]\n---\n{\n\t\"c\": {\"d\": \"\\ud83d\\ude00\"}\n}\n");
+        let (documents, _) =
+            parse("# first\n---\na:\n  b: [1, x]\n---\n{\n\t\"c\": {\"d\": \"\\ud83d\\ude00\"}\n}\n");
         let at = |line, column| Position { line, column };
         let entry = &documents[0].root.get("a").unwrap().entries()[0];
         assert_eq!((entry.at, entry.value.items()[1].at), (at(4, 3), at(4, 10)));
@@ -404,7 +407,7 @@ mod tests {
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..9 {
             let list = vec![format!("*a{}", level - 1); 10].join(", ");
-            bomb.push_str(&format!("a{level}: &a{level} [{list}]\n"));
+            bomb += &format!("a{level}: &a{level} [{list}]\n");
         }
         assert!(parse(&bomb).1.unwrap().why.contains("aliases"));
         assert!(parse("a: &a [*a]\n").1.is_some());
