@@ -1,5 +1,7 @@
 //! Whole reports: texts in, what people and programs read out.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const GOOD: &str = "\
@@ -417,5 +419,28 @@ fn the_codes_are_the_documented_ones() {
             "{}",
             code.as_str()
         );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    /// Whatever a file holds and is called, a report has a line for each problem and one more: nothing in a file can
+    /// write a line, or a workflow command, of its own.
+    #[test]
+    fn no_file_can_write_a_line_of_its_own(
+        name in ".{0,20}",
+        text in "[ -~\n\t\r\u{1b}é]{0,120}",
+        key in ".{0,20}",
+    ) {
+        let key = serde_json::to_string(&key).unwrap();
+        let ours = GOOD.replace("spec:", &format!("{key}: 1\nspec:\n  {key}: x"));
+        let options = Options { namespace: "default", ..Options::default() };
+        let report = judged(&[(&name, &text), ("b", &ours), ("c", &format!("{GOOD}{text}"))], options);
+        for format in [Format::Human, Format::Github] {
+            let lines = report.render(format, false, None);
+            prop_assert_eq!(lines.matches('\n').count(), report.problems.len() + 1);
+            let clean = !lines.contains(['\r', '\u{1b}']);
+            prop_assert!(clean);
+        }
     }
 }

@@ -20,6 +20,8 @@ const PURE: &[&str] = &[
     "src/bridge/routes.rs",
     "src/bridge/auth.rs",
     "src/bridge/entry.rs",
+    "src/validate",
+    "src/import",
 ];
 const EFFECTS: &[&str] = &[
     "tokio::",
@@ -81,6 +83,27 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "src/delivery",
         &["crate::bridge", "crate::controller", "crate::kernel"],
+    ),
+    (
+        "src/validate",
+        &[
+            "crate::controller",
+            "crate::bridge",
+            "crate::cluster",
+            "crate::kernel",
+            "crate::import",
+            "crate::cli",
+        ],
+    ),
+    (
+        "src/import",
+        &[
+            "crate::controller",
+            "crate::bridge",
+            "crate::cluster",
+            "crate::kernel",
+            "crate::cli",
+        ],
     ),
     (
         "src/sim/kernel",

@@ -37,6 +37,19 @@ fn help_teaches() {
             vec!["--installation-key-secret", "--config", "POD_NAMESPACE"],
         ),
         (vec!["crd", "--help"], vec!["kubectl apply --server-side"]),
+        (
+            vec!["validate", "--help"],
+            vec![
+                "Exit status",
+                "kustomize build",
+                "--show-effective",
+                "--output github",
+            ],
+        ),
+        (
+            vec!["import", "--help"],
+            vec!["Exit status", "--secret-store", "kubeseal", "[default: Observe]"],
+        ),
     ] {
         let (output, text) = run(PROGRAM, &arguments);
         assert!(output.status.success());
