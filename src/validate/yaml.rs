@@ -401,13 +401,19 @@ mod tests {
 
     #[test]
     fn anchors_and_merge_keys_are_followed_and_aliases_cannot_stand_for_everything() {
-        let text = "base: &base {a: 1, b: 1}\nmine:\n  b: 2\n  <<: *base\n";
-        assert_eq!(one(text)["mine"], json!({"a": 1, "b": 2}));
-        assert!(parse(text).0[0].twice.is_empty());
+        for text in [
+            "b: 2\n  <<: *base\n",
+            "<<: *base\n  b: 2\n",
+            "<<: [*base, {a: 3}]\n  b: 2\n",
+        ] {
+            let text = format!("base: &base {{a: 1, b: 1}}\nmine:\n  {text}");
+            assert_eq!(one(&text)["mine"], json!({"a": 1, "b": 2}));
+            assert!(parse(&text).0[0].twice.is_empty());
+        }
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..9 {
             let list = vec![format!("*a{}", level - 1); 10].join(", ");
-            bomb += &format!("a{level}: &a{level} [{list}]\n");
+            bomb = format!("{bomb}a{level}: &a{level} [{list}]\n");
         }
         assert!(parse(&bomb).1.unwrap().why.contains("aliases"));
         assert!(parse("a: &a [*a]\n").1.is_some());

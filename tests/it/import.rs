@@ -109,7 +109,7 @@ async fn every_manifest_is_taken_by_the_api_server_and_passes_validate() {
             let verdict = ask(&client, &namespace, resource, &text).await;
             assert_eq!(verdict.refused, None, "{text}");
             let rights = fs::metadata(&file).unwrap().permissions().mode() & 0o777;
-            assert_eq!(rights & 0o077 == 0, secret, "{rights:o} {}", file.display());
+            assert_eq!(rights == 0o600, secret, "{rights:o} {}", file.display());
             assert_eq!(
                 text.contains("fake-client") || text.contains("sentinel"),
                 secret,
