@@ -7,7 +7,7 @@ use std::{fmt, fmt::Write, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Channel, manifest, yaml};
+use super::{Channel, metadata, yaml};
 use crate::api::{ChannelDefaults, Effective, WhatsAppChannelSpec};
 
 /// Where a value comes from.
@@ -166,7 +166,7 @@ impl Channel {
 /// A value in one line of YAML: JSON, without quotes where none are needed.
 fn scalar(value: &Value) -> String {
     match value {
-        Value::String(text) if manifest::is_name(&text.to_lowercase(), 253, true) && yaml::is_text(text) => {
+        Value::String(text) if metadata::is_name(&text.to_lowercase(), 253, true) && yaml::is_text(text) => {
             text.clone()
         }
         value => value.to_string(),

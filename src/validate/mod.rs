@@ -7,6 +7,7 @@ mod across;
 mod effective;
 mod installation;
 mod manifest;
+mod metadata;
 mod near;
 mod output;
 mod rules;
