@@ -15,6 +15,7 @@ pub mod convert;
 pub mod delivery;
 pub mod doctor;
 pub mod http;
+pub mod import;
 pub mod journal;
 pub mod kernel;
 pub mod keys;
@@ -22,4 +23,5 @@ pub mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod telemetry;
+pub mod validate;
 pub mod whatsapp;

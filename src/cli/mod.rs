@@ -5,7 +5,10 @@ mod conformance;
 mod controller;
 mod crd;
 mod doctor;
+mod import;
 mod signals;
+mod sources;
+mod validate;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -37,6 +40,10 @@ enum Command {
     Crd,
     /// Say at which step a channel fails, from its Secret to Kernel, and what to do next; changes nothing
     Doctor(Box<doctor::Doctor>),
+    /// Judge manifests without a cluster, as the API server and the controller would
+    Validate(validate::Validate),
+    /// Make manifests of channel documents of Aura
+    Import(import::Import),
 }
 
 /// What both roles need.
@@ -73,7 +80,7 @@ impl Common {
     }
 }
 
-/// Runs the subcommand. An error is one line on stderr and exit status 1.
+/// Runs the subcommand. An error is one line on stderr and exit status 1; 2 where 1 means that a problem was found.
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Controller(command) => command.run(),
@@ -81,9 +88,16 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Crd => crd::run(),
         // Its exit code says more than success or failure.
         Command::Doctor(command) => return command.run(),
+        Command::Validate(command) => return ended(command.run(), validate::NOT_JUDGED),
+        Command::Import(command) => return ended(command.run(), validate::NOT_JUDGED),
     };
+    ended(result.map(|()| ExitCode::SUCCESS), 1)
+}
+
+/// The exit status. An error is told of in one line.
+fn ended(result: anyhow::Result<ExitCode>, failed: u8) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             #[allow(
                 clippy::print_stderr,
@@ -92,7 +106,7 @@ pub fn run(cli: Cli) -> ExitCode {
             {
                 eprintln!("error: {error:#}");
             }
-            ExitCode::FAILURE
+            ExitCode::from(failed)
         }
     }
 }

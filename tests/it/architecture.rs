@@ -37,6 +37,8 @@ const PURE: &[&str] = &[
     "src/bridge/entry.rs",
     "src/bridge/issued.rs",
     "src/sim/apiproxy/request.rs",
+    "src/validate",
+    "src/import",
 ];
 const EFFECTS: &[&str] = &[
     "tokio::",
@@ -126,6 +128,27 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "src/delivery",
         &["crate::bridge", "crate::controller", "crate::kernel"],
+    ),
+    (
+        "src/validate",
+        &[
+            "crate::controller",
+            "crate::bridge",
+            "crate::cluster",
+            "crate::kernel",
+            "crate::import",
+            "crate::cli",
+        ],
+    ),
+    (
+        "src/import",
+        &[
+            "crate::controller",
+            "crate::bridge",
+            "crate::cluster",
+            "crate::kernel",
+            "crate::cli",
+        ],
     ),
     (
         "src/sim/kernel",

@@ -41,6 +41,19 @@ fn help_teaches() {
             vec!["doctor", "conformance", "--help"],
             vec!["Examples:", "--previous-url-file", "[default: v1]", "Exit codes"],
         ),
+        (
+            vec!["validate", "--help"],
+            vec![
+                "Exit status",
+                "kustomize build",
+                "--show-effective",
+                "--output github",
+            ],
+        ),
+        (
+            vec!["import", "--help"],
+            vec!["Exit status", "--secret-store", "kubeseal", "[default: Observe]"],
+        ),
     ] {
         let (output, text) = run(PROGRAM, &arguments);
         assert!(output.status.success());

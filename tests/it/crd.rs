@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::{Number, cluster, project};
 
 /// A channel of a test's own namespace with one value laid over it.
-fn channel(namespace: &str, path: &str, value: &Value) -> Value {
+pub fn channel(namespace: &str, path: &str, value: &Value) -> Value {
     let mut channel = Number::new("1002").channel();
     channel["metadata"]["namespace"] = json!(namespace);
     channel["metadata"]["name"] = json!(format!("c-{}", uuid::Uuid::new_v4().simple()));
@@ -24,7 +24,7 @@ fn channel(namespace: &str, path: &str, value: &Value) -> Value {
 }
 
 /// Each rule: the field, a value that is taken, one that is not, and words of the refusal.
-fn rules() -> Vec<(&'static str, Value, Value, &'static str)> {
+pub fn rules() -> Vec<(&'static str, Value, Value, &'static str)> {
     let id = "6f1c2a9e-5f0e-4a57-9d2c-0b7a3c1d8e42";
     vec![
         (

@@ -1,0 +1,246 @@
+//! `import`: wires the making of manifests of Aura's channel documents, and writes them.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, IsTerminal, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use secrecy::ExposeSecret;
+
+use super::{sources::Sources, validate::NOT_JUDGED};
+use crate::{
+    api::WebhookMode,
+    import::{self, Imported, NameTemplate, Options, Outcome, SecretForm, Store},
+};
+
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Import {
+    /// Files with a channel document, a JSON array of them or one after the other (NDJSON), or - for standard input
+    #[arg(required = true, value_name = "FILE|-")]
+    files: Vec<PathBuf>,
+    /// The environment of the channels; without it the `environment` that a document names
+    #[arg(long, value_name = "NAME")]
+    environment: Option<String>,
+    /// The namespace of the manifests; without it they name none
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// How the resources are called: {name}, {prefix}, {number} and {channelId} are filled in; without it by the
+    /// first of these that a document has
+    #[arg(long, value_name = "TEMPLATE")]
+    name_template: Option<NameTemplate>,
+    /// Webhook mode of the channels; Observe changes nothing at Kernel and says what would change
+    #[arg(long, value_enum, ignore_case = true, default_value = "Observe")]
+    mode: Mode,
+    /// Where the manifests are written: NAME.yaml and NAME-secret.yaml; without it to stdout
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Overwrite what is in the way
+    #[arg(long, requires = "out")]
+    force: bool,
+    /// What becomes of the credentials [default: plain with --out, else none]
+    #[arg(long, value_enum)]
+    secrets: Option<SecretForm>,
+    /// The store that an ExternalSecret fetches from
+    #[arg(long, value_name = "NAME", required_if_eq("secrets", "external-secret"))]
+    secret_store: Option<String>,
+    /// The store's kind
+    #[arg(long, value_name = "KIND", default_value = "ClusterSecretStore", value_parser = ["SecretStore", "ClusterSecretStore"])]
+    secret_store_kind: String,
+    /// The store's entry, with the properties id and secret: {secret}, {namespace} and {channelId} are filled in
+    #[arg(long, value_name = "TEMPLATE", default_value = "{secret}")]
+    secret_store_key: String,
+    /// Allow plain Secrets on stdout; twice: on a terminal too
+    #[arg(long, action = clap::ArgAction::Count)]
+    print_secrets: u8,
+    /// Write nothing at all if there is an error or a warning
+    #[arg(long)]
+    strict: bool,
+}
+
+const EXAMPLES: &str = "\
+Every manifest has passed `validate`. What was not taken over is listed on stderr.
+
+Exit status:
+  0  every document was taken over (and with --strict without a warning)
+  1  at least one document was not
+  2  nothing could be done: an unreadable file, a command line that can't be understood
+
+Examples:
+  Look first; no secret is printed:
+    aura-whatsapp-operator import --environment es-pro --namespace aura-es channels.json
+  Write manifests and Secrets (mode 0600), then judge all of them:
+    aura-whatsapp-operator import --environment es-pro --namespace aura-es --out channels/ channels.json
+    aura-whatsapp-operator validate --require-secrets channels/
+  For a repository: no values in files, fetched by the External Secrets Operator instead:
+    aura-whatsapp-operator import --environment es-pro --namespace aura-es --out channels/ \\
+      --secrets external-secret --secret-store vault --secret-store-key aura/{channelId} channels.json
+  Seal what is printed, without a plain file in between:
+    aura-whatsapp-operator import --environment es-pro --namespace aura-es --secrets plain --print-secrets shop.json |
+      kubeseal --format yaml";
+
+/// The words of `spec.webhook.mode`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
+enum Mode {
+    Observe,
+    Manage,
+    Legacy,
+}
+
+impl Import {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let sources = Sources::read(&self.files);
+        for problem in &sources.unreadable {
+            tell("error", &format!("{}: {}", problem.file, problem.message))?;
+        }
+        let outcome = import::import(&sources.read, &self.options()?)?;
+        let mut failed = outcome.errors.len();
+        let strictly = failed + outcome.warnings.len() + sources.unreadable.len();
+        let mut written = 0;
+        if !self.strict || strictly == 0 {
+            for channel in &outcome.channels {
+                match self.write(channel) {
+                    Ok(()) => written += 1,
+                    Err(error) => {
+                        failed += 1;
+                        tell("error", &format!("{}: {error:#}", channel.name))?;
+                    }
+                }
+            }
+        }
+        summary(&outcome, written)?;
+        Ok(if !sources.unreadable.is_empty() {
+            ExitCode::from(NOT_JUDGED)
+        } else if failed > 0 || self.strict && strictly > 0 {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+
+    fn options(&self) -> anyhow::Result<Options> {
+        let default = if self.out.is_some() {
+            SecretForm::Plain
+        } else {
+            SecretForm::None
+        };
+        let secrets = self.secrets.unwrap_or(default);
+        if secrets == SecretForm::Plain && self.out.is_none() {
+            if self.print_secrets == 0 {
+                bail!(
+                    "plain Secrets go to files: name a folder with --out, or allow stdout with --print-secrets"
+                );
+            }
+            if self.print_secrets == 1 && io::stdout().is_terminal() {
+                bail!(
+                    "this would show credentials on a terminal: give --print-secrets twice if that is meant"
+                );
+            }
+        }
+        Ok(Options {
+            environment: self.environment.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name_template.clone(),
+            mode: match self.mode {
+                Mode::Observe => WebhookMode::Observe,
+                Mode::Manage => WebhookMode::Manage,
+                Mode::Legacy => WebhookMode::Legacy,
+            },
+            secrets,
+            store: self.secret_store.as_ref().map(|name| Store {
+                name: name.clone(),
+                kind: self.secret_store_kind.clone(),
+                key: self.secret_store_key.clone(),
+            }),
+        })
+    }
+
+    fn write(&self, imported: &Imported) -> anyhow::Result<()> {
+        let Some(folder) = &self.out else {
+            let mut stdout = io::stdout();
+            write!(stdout, "---\n{}", imported.channel)?;
+            if let Some(secret) = &imported.secret {
+                write!(stdout, "---\n{}", secret.expose_secret())?;
+            }
+            return Ok(());
+        };
+        let (channel, secret) = (
+            folder.join(format!("{}.yaml", imported.name)),
+            folder.join(format!("{}-secret.yaml", imported.name)),
+        );
+        // Both or none: half a channel is harder to clean up than none.
+        for path in [&channel, &secret] {
+            let wanted = path == &channel || imported.secret.is_some();
+            if wanted && !self.force && path.symlink_metadata().is_ok() {
+                bail!("{} is there already; overwrite it with --force", path.display());
+            }
+        }
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        if let Some(text) = &imported.secret {
+            create(&secret, text.expose_secret(), 0o600, self.force)?;
+        }
+        create(&channel, &imported.channel, 0o644, self.force)
+    }
+}
+
+/// Writes a new file with these rights. One that is in the way is removed first, not written into: it may be a link,
+/// or open to others.
+fn create(path: &Path, text: &str, mode: u32, force: bool) -> anyhow::Result<()> {
+    let written = || {
+        if force && path.symlink_metadata().is_ok() {
+            fs::remove_file(path)?;
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)?;
+        file.write_all(text.as_bytes())
+    };
+    written().with_context(|| path.display().to_string())
+}
+
+fn tell(severity: &str, what: &str) -> io::Result<()> {
+    writeln!(
+        io::stderr(),
+        "{severity}: {}",
+        what.replace(char::is_control, "?")
+    )
+}
+
+fn summary(outcome: &Outcome, written: usize) -> io::Result<()> {
+    for error in &outcome.errors {
+        tell("error", error)?;
+    }
+    for warning in &outcome.warnings {
+        tell("warning", warning)?;
+    }
+    let mut stderr = io::stderr();
+    if !outcome.left_out.is_empty() {
+        let fields = outcome
+            .left_out
+            .iter()
+            .map(|(field, count)| format!("{field} ({count})"));
+        let fields = fields.collect::<Vec<_>>().join(", ");
+        writeln!(stderr, "not taken over, by the number of documents: {fields}")?;
+    }
+    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    write!(
+        stderr,
+        "{}, {}, {}",
+        count(written, "channel"),
+        count(outcome.errors.len(), "error"),
+        count(outcome.warnings.len(), "warning")
+    )?;
+    if outcome.other_types > 0 {
+        let other = count(outcome.other_types, "document");
+        write!(stderr, "; {other} of another type skipped")?;
+    }
+    writeln!(stderr)
+}
