@@ -83,7 +83,33 @@ pub(super) async fn ensure(
             Err(error) => return Err(failed(&error)),
         },
     };
-    installed(&secret).map_err(|source| InstallationKeyError::Unusable {
+    usable(&secret, namespace, name)
+}
+
+/// The keys of this installation as they are now; none are created. A Secret that was deleted under a running controller
+/// is to be restored, not replaced: another key would start every conversation anew.
+///
+/// # Errors
+/// When they can't be read or used.
+pub(super) async fn read(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Installed, InstallationKeyError> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = secrets
+        .get(name)
+        .await
+        .map_err(|error| InstallationKeyError::Api {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            class: crate::cluster::error_class(&error),
+        })?;
+    usable(&secret, namespace, name)
+}
+
+fn usable(secret: &Secret, namespace: &str, name: &str) -> Result<Installed, InstallationKeyError> {
+    installed(secret).map_err(|source| InstallationKeyError::Unusable {
         name: name.to_owned(),
         namespace: namespace.to_owned(),
         source,

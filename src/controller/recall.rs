@@ -151,13 +151,15 @@ impl Pass<'_> {
         let reason = match self.effective.mode {
             WebhookMode::Manage => Reason::Succeeded,
             WebhookMode::Legacy => Reason::LegacyRegistered,
-            WebhookMode::Observe => return false,
+            // Nothing is registered; that all was found in order holds as long.
+            WebhookMode::Observe => Reason::Observed,
         };
+        let told =
+            || old.webhook_url == self.desired(None).as_ref().map(Desired::masked) && key.was_told(old);
         versions.client.is_some()
             && old.observed_generation == Some(generation)
             && old.observed_secret_version == versions.client
-            && old.webhook_url == self.desired(None).as_ref().map(Desired::masked)
-            && key.was_told(old)
+            && (self.effective.mode == WebhookMode::Observe || told())
             && status::ready(old)
                 .is_some_and(|ready| ready.status == "True" && ready.reason == reason.as_str())
     }

@@ -445,7 +445,7 @@ async fn follow_key(context: Arc<Context>, options: Options) {
         .max(Duration::from_millis(500));
     loop {
         tokio::time::sleep(every).await;
-        let installed = match installation_key::ensure(
+        let installed = match installation_key::read(
             &context.client,
             &options.release_namespace,
             &options.installation_key,
@@ -454,7 +454,7 @@ async fn follow_key(context: Arc<Context>, options: Options) {
         {
             Ok(installed) => installed,
             Err(error) => {
-                tracing::warn!(%error, "the installation key can't be read; going on with what is known");
+                tracing::warn!(%error, "the installation key can't be read; going on with the one that is known");
                 continue;
             }
         };
