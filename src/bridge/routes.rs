@@ -61,7 +61,7 @@ pub struct Route {
     pub generations: Generations,
     /// The keys issued elsewhere that are taken.
     pub issued: Vec<Taken>,
-    /// It has a key issued elsewhere that is not known yet.
+    /// It has a key issued elsewhere that is not known yet, or is another by now.
     pub key_missing: bool,
 }
 
@@ -225,7 +225,7 @@ impl Route {
             name: view.name.clone(),
             tag: Tag::new(&view.spec.environment, &view.namespace),
             generations: Generations::new(effective.key_generation, view.webhook_key.as_ref()),
-            key_missing: taken.is_empty() && issued::reference(view).is_some(),
+            key_missing: issued.must_read(view),
             issued: taken,
             environment_name: view.spec.environment.clone(),
             environment,

@@ -231,7 +231,7 @@ fn ruling(seen: &Observed<'_>, held: &Held) -> Result<Set, Verdict> {
         }
         // What can't be looked at is set whenever a look is due: on change, on request, and once a day.
         Held::Unsupported => return Ok(Set::Ours),
-        Held::Outdated | Held::Empty if !seen.registered => return Ok(Set::Ours),
+        Held::Outdated | Held::Empty if !seen.registered && !seen.contested => return Ok(Set::Ours),
         Held::Legacy { .. } if seen.was_legacy => return Ok(Set::Ours),
         // We had set just this and it is another now: somebody else sets it too, an installation with another key, say.
         Held::Outdated => "the same address with another key".to_owned(),

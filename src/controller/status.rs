@@ -138,7 +138,12 @@ pub(super) fn suspended(old: &WhatsAppChannelStatus, facts: &Facts<'_>) -> Whats
         })
         .cloned()
         .map(|condition| Condition {
-            observed_generation: Some(facts.generation),
+            // Others say themselves what they have seen.
+            observed_generation: if OWNED.contains(&condition.type_.as_str()) {
+                Some(facts.generation)
+            } else {
+                condition.observed_generation
+            },
             ..condition
         })
         .collect();
@@ -599,6 +604,9 @@ mod tests {
         // What is stored: our conditions as they were sent, the others' as they were.
         let mut stored = owned(&once);
         stored.conditions.push(first.conditions.last().unwrap().clone());
-        assert!(same(&stored, &suspended(&stored, &facts(2, T2))), "nothing is left to write");
+        assert!(
+            same(&stored, &suspended(&stored, &facts(2, T2))),
+            "nothing is left to write"
+        );
     }
 }
