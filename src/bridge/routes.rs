@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
-use super::issued::{self, Issued, Taken};
+use super::issued::{Issued, Taken};
 use crate::{
     api::{
         ChannelId, Claim, CredentialsRef, Effective, WebhookKeyStatus, WhatsAppChannel, WhatsAppChannelSpec,

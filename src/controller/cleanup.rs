@@ -40,7 +40,7 @@ impl Pass<'_> {
             .cleanup_failing
             .map_or(Duration::ZERO, |at| at.elapsed());
         let age = Age { all, failing };
-        let old = channel.status.clone().unwrap_or_default();
+        let old = self.context.memories.status(&self.uid);
         let mut seen = self.observed(channel);
         seen.registered = old.registered_at.is_some();
         let claimed_by_another = self.context.has_rival(&self.key, self.id);

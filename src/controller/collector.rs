@@ -53,12 +53,18 @@ impl Collector for Channels {
         )?;
         for channel in &channels {
             let (namespace, name) = (channel.namespace().unwrap_or_default(), channel.name_any());
-            for condition in channel.status.iter().flat_map(|status| &status.conditions) {
+            let mut conditions = Vec::new();
+            context
+                .memories
+                .conditions(&channel.uid().unwrap_or_default(), |kind, value, _| {
+                    conditions.push((kind.to_owned(), value.to_owned()));
+                });
+            for (kind, value) in &conditions {
                 let labels = [
                     ("namespace", namespace.as_str()),
                     ("name", name.as_str()),
-                    ("type", condition.type_.as_str()),
-                    ("status", condition.status.as_str()),
+                    ("type", kind.as_str()),
+                    ("status", value.as_str()),
                 ];
                 ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
             }

@@ -26,10 +26,12 @@ use super::{
     lease::{self, Leadership},
     memory::Memories,
     roster::{Entry, ObjectKey, Roster},
-    status,
 };
 use crate::{
-    api::{ChannelId, Claim, WebhookMode, WhatsAppChannel, conditions::Reason},
+    api::{
+        ChannelId, Claim, WebhookMode, WhatsAppChannel,
+        conditions::{Reason, types},
+    },
     config::{Environment, Installation},
     kernel::{self, KernelError},
     keys::Keys,
@@ -354,14 +356,19 @@ impl Context {
             }
         }
         let waits = [Reason::ChannelConflict.as_str(), Reason::ClientShared.as_str()];
-        for channel in store.state() {
-            let ready = channel.status.as_ref().and_then(status::ready);
-            if ready.is_some_and(|ready| waits.contains(&ready.reason.as_str()))
-                && let Some(key) = ObjectKey::of(&*channel)
-            {
-                self.wake(&key);
-            }
-        }
+        let waiting: Vec<_> = self
+            .roster()
+            .channels(namespace)
+            .filter(|entry| {
+                let mut waiting = false;
+                self.memories.conditions(&entry.uid, |kind, _, reason| {
+                    waiting |= kind == types::READY && waits.contains(&reason);
+                });
+                waiting
+            })
+            .map(|entry| entry.key.clone())
+            .collect();
+        waiting.iter().for_each(|key| self.wake(key));
     }
 
     /// The resource that holds this one's channel instead of it: see [`Claim`]. One that is being deleted, or whose

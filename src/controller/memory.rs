@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::decide::Verdict;
+use super::{decide::Verdict, statuses::Statuses};
 use crate::{api::WhatsAppChannelStatus, kernel::Credentials};
 
 /// What a verification was made for, hashed: if any of it changes, Kernel is looked at again.
@@ -43,6 +43,7 @@ pub(super) struct Memory {
 pub(super) struct Memories {
     /// UIDs are hashed: they are random themselves, and 36 bytes each.
     by_uid: Mutex<HashMap<u64, Memory>>,
+    statuses: Mutex<Statuses>,
     hasher: RandomState,
 }
 
@@ -69,9 +70,32 @@ impl Memories {
     /// Forgets a channel.
     pub fn forget(&self, uid: &str) {
         self.lock().remove(&self.hash(uid));
+        self.statuses().forget(self.hash(uid));
     }
 
-    /// Forgets all channels.
+    fn statuses(&self) -> MutexGuard<'_, Statuses> {
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The watch has told of this status.
+    pub fn told_status(&self, uid: &str, status: WhatsAppChannelStatus) {
+        self.statuses().keep(self.hash(uid), status);
+    }
+
+    /// The status that the watch has told of last.
+    pub fn status(&self, uid: &str) -> WhatsAppChannelStatus {
+        self.statuses().get(self.hash(uid))
+    }
+
+    /// Shows the conditions of that status: each one's type, value and reason.
+    pub fn conditions(&self, uid: &str, mut show: impl FnMut(&str, &str, &str)) {
+        let channel = self.hash(uid);
+        self.statuses()
+            .conditions(channel)
+            .for_each(|(kind, value, reason)| show(kind, value, reason));
+    }
+
+    /// Forgets all channels, but for their statuses.
     pub fn clear(&self) {
         self.lock().clear();
     }

@@ -2,7 +2,8 @@
 //!
 //! Pure: `decide` says what to do next and what the result means, `contest` how often another party's webhook is
 //! replaced, `status` how it is reported, `webhook` which URL is ours, `schedule` when to look again, `limit` and `circuit`
-//! when a call may go out, `roster` which channels share something, `inspect` whose a webhook is, for others than the
+//! when a call may go out, `roster` which channels share something, `statuses` what
+//! each channel's status said last, `inspect` whose a webhook is, for others than the
 //! controller.
 //!
 //! With effects: `reconcile` makes a pass, with `recall`, `gather`, `report` and `cleanup`; its calls to Kernel go by a `passage`
@@ -34,6 +35,7 @@ mod roster;
 mod run;
 mod schedule;
 mod status;
+mod statuses;
 mod watch;
 mod webhook;
 

@@ -120,7 +120,7 @@ impl Pass<'_> {
             (Some((written, status)), Some(version)) if version < *written => {
                 (status.clone(), Some(written.to_string()))
             }
-            _ => (channel.status.clone().unwrap_or_default(), own),
+            _ => (self.context.memories.status(&self.uid), own),
         }
     }
 

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::{context::Context, roster::ObjectKey};
 use crate::{
-    api::{CredentialsRef, REQUESTED_AT, SECRET_LABEL, WhatsAppChannel},
+    api::{CredentialsRef, REQUESTED_AT, SECRET_LABEL, WhatsAppChannel, WhatsAppChannelStatus},
     cluster::{self, WatchBackoff},
 };
 
@@ -37,14 +37,16 @@ pub(super) struct Watched {
 pub(super) fn scope(context: &Arc<Context>, namespace: Option<&str>) -> Watched {
     let channels: Api<WhatsAppChannel> = scoped(&context.client, namespace);
     let (wake, woken) = mpsc::unbounded_channel();
-    let told = context.clone();
+    let (noted, told) = (context.clone(), context.clone());
     let scope = namespace.map(ToOwned::to_owned);
     let (store, writer) = reflector::store();
     let lookup = store.clone();
     let mut first = true;
     let stream = watcher(channels, watcher::Config::default())
         .backoff(WatchBackoff::default())
-        .modify(slim)
+        .modify(move |channel| {
+            noted.memories.told_status(&channel.uid().unwrap_or_default(), slim(channel));
+        })
         .reflect(writer)
         .inspect_ok(move |event| {
             told.metrics.heard_of("WhatsAppChannel");
@@ -54,6 +56,7 @@ pub(super) fn scope(context: &Arc<Context>, namespace: Option<&str>) -> Watched 
                     if let Some(key) = ObjectKey::of(channel) {
                         told.gone(&key);
                     }
+                    told.memories.forget(&channel.uid().unwrap_or_default());
                 }
                 Event::InitDone => {
                     told.listed_anew(scope.as_deref(), &lookup);
@@ -83,14 +86,17 @@ pub(super) fn scope(context: &Arc<Context>, namespace: Option<&str>) -> Watched 
     }
 }
 
-/// What is kept of a channel: ten thousand of them, each with a copy of itself in an annotation, would take their room.
-fn slim(channel: &mut WhatsAppChannel) {
-    channel.managed_fields_mut().clear();
-    channel.annotations_mut().retain(|name, _| name == REQUESTED_AT);
+/// Leaves of a channel what is needed of it, and answers its status, which is kept apart: ten thousand of them, each with
+/// the same words and a copy of itself in an annotation, would take their room.
+fn slim(channel: &mut WhatsAppChannel) -> WhatsAppChannelStatus {
+    channel.metadata.managed_fields = None;
     channel.metadata.labels = None;
     channel.metadata.owner_references = None;
-    let status = channel.status.iter_mut();
-    status.for_each(|status| status.conditions.shrink_to_fit());
+    channel.annotations_mut().retain(|name, _| name == REQUESTED_AT);
+    if channel.annotations().is_empty() {
+        channel.metadata.annotations = None;
+    }
+    channel.status.take().unwrap_or_default()
 }
 
 /// Follows the versions of the labelled Secrets of a scope.

@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "src/controller/decide.rs",
     "src/controller/limit.rs",
     "src/controller/roster.rs",
+    "src/controller/statuses.rs",
     "src/controller/status.rs",
     "src/controller/schedule.rs",
     "src/controller/webhook.rs",
