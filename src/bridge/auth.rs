@@ -234,4 +234,24 @@ mod tests {
             "not routable"
         );
     }
+
+    #[test]
+    fn a_new_issued_key_that_was_announced_and_not_read_yet_is_asked_to_come_back() {
+        let mut one = view("aura-es", "a", 1, 1);
+        one.spec.webhook = Some(crate::api::Webhook {
+            api_key_secret_ref: Some(crate::api::KeyRef {
+                name: "k".into(),
+                key: "k".into(),
+            }),
+            ..Default::default()
+        });
+        let mut known = Issued::default();
+        known.read(&one, &keys(), &ApiKey::issued("fake-one"), "1");
+        one.api_key_version = Some("2".into());
+        assert!(known.must_read(&one), "the controller says that there is another");
+        let table = RouteTable::build(&[one], &installation(), &known);
+        let call = |key: &str| verdict(&format!("apikey={key}&channelId={}", channel(1)), None, &table);
+        assert_eq!(call("fake-one"), "routed");
+        assert_eq!(call("fake-two"), "not routable");
+    }
 }

@@ -443,6 +443,20 @@ fn another_installation_with_our_address_is_a_rival_as_well() {
     }
 }
 
+/// What was left to the other side is not registered any more: that must not read as "never set by us".
+#[test]
+fn what_was_left_to_another_installation_stays_left_until_somebody_says_otherwise() {
+    let refuse = effective(|_| {});
+    for held in [Held::Outdated, Held::Empty] {
+        let seen = Observed {
+            contested: true,
+            registered: false,
+            ..looked(&refuse, held.clone())
+        };
+        assert_ne!(decide(&seen), Step::SetWebhook, "{held:?}");
+    }
+}
+
 #[test]
 fn the_callback_of_the_system_before_is_replaced_if_we_had_registered_it_or_may_take_over() {
     let legacy = || Held::Legacy {

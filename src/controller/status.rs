@@ -585,4 +585,20 @@ mod tests {
         assert_eq!(of(&resumed, "Delivering"), Some(("True", "Succeeded")));
         assert!(of(&owned(&resumed), "Delivering").is_none());
     }
+
+    #[test]
+    fn a_suspended_channel_is_reported_once_whatever_others_report_beside() {
+        let done = verdict(Reason::Succeeded, Next::AtMoment);
+        let mut first = build(&WhatsAppChannelStatus::default(), &done, &facts(1, T1));
+        first.conditions.push(Condition {
+            type_: "Delivering".into(),
+            observed_generation: Some(1),
+            ..first.conditions[0].clone()
+        });
+        let once = suspended(&first, &facts(2, T2));
+        // What is stored: our conditions as they were sent, the others' as they were.
+        let mut stored = owned(&once);
+        stored.conditions.push(first.conditions.last().unwrap().clone());
+        assert!(same(&stored, &suspended(&stored, &facts(2, T2))), "nothing is left to write");
+    }
 }
