@@ -1,0 +1,90 @@
+//! Nobody is forgotten, and nobody is woken for nothing.
+
+use std::time::Duration;
+
+use aura_whatsapp_operator::{
+    api::conditions::Reason,
+    sim::{apiproxy::Calls, fault::Fault},
+};
+use serde_json::json;
+
+use crate::support::{Number, World, ready};
+
+const PASSES: &str = "aura_whatsapp_reconciles_total";
+
+/// Somebody claims a channel without a right to it: neither of the two is reconciled in turns with the other for ever.
+#[tokio::test]
+async fn a_claim_without_a_right_keeps_nobody_busy() {
+    let world = World::builder("claim").without_bridge().start().await;
+    let first = world
+        .add("1002", |channel| channel["spec"]["environment"] = json!("nowhere"))
+        .await;
+    world.wait_reason(&first, Reason::EnvironmentUnknown).await;
+    let second = world
+        .add("1004", |channel| {
+            channel["spec"]["channelId"] = json!(first.channel_id);
+        })
+        .await;
+    world.wait_ready(&second).await;
+    let controller = world.site.controller_admin;
+    let before = world.metric(controller, PASSES).await;
+    // A third channel goes all the way: time enough for a loop to show.
+    world.ready_number("1006").await;
+    let after = world.metric(controller, PASSES).await;
+    assert!(after - before < 20.0, "{} passes for one new channel", after - before);
+}
+
+/// The claim ends while a write hangs, and is renewed all the same: the channel is tried again by itself.
+#[tokio::test]
+async fn a_write_that_hangs_longer_than_the_claim_lasted_is_made_again() {
+    let world = World::builder("hung-write")
+        .through_proxy()
+        .without_bridge()
+        .start()
+        .await;
+    let writes = Calls::writes().of("whatsappchannels/status");
+    world.proxy().inject(writes, Fault::hang().times(1));
+    world.ready_number("1002").await;
+}
+
+/// An outage or a hold of an environment turns nobody red, also when its configuration is touched meanwhile.
+#[tokio::test]
+async fn a_changed_configuration_turns_nobody_red_while_kernel_is_away() {
+    let world = World::builder("touched").without_bridge().start().await;
+    let number = world.ready_number("1002").await;
+    world.kernel.stop().await;
+    let path = world.site.dir().join("config.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let touched = text.replace("perSecond: 50", "perSecond: 51");
+    assert_ne!(touched, text);
+    std::fs::write(&path, touched).unwrap();
+    let start = tokio::time::Instant::now();
+    let mut last = None;
+    while start.elapsed() < Duration::from_secs(8) {
+        last = Some(ready(&world.channels().get(&number.name).await.unwrap()));
+        assert_eq!(last.as_ref().unwrap().0, "True", "{last:?}\n{}", world.log("controller"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(world.log("controller").contains("the configuration changed"), "{last:?}");
+}
+
+/// Law 7 holds for every mode: a channel that is up to date costs no call at a restart.
+#[tokio::test]
+async fn a_restarted_controller_leaves_an_observed_channel_alone() {
+    let mut world = World::builder("observed").without_bridge().start().await;
+    let number: Number = world
+        .add("1002", |channel| {
+            channel["spec"]["webhook"] = json!({"mode": "Observe"});
+        })
+        .await;
+    world.wait_reason(&number, Reason::Observed).await;
+    let calls = world.kernel.calls().len();
+    world.controller.take().unwrap().stop().await.unwrap();
+    world.controller = Some(world.site.start_controller().await.unwrap());
+    world.ready_number("1004").await;
+    let of_first = world.kernel.calls()[calls..]
+        .iter()
+        .filter(|call| call.client_id.as_deref() == Some(number.client_id.as_str()))
+        .count();
+    assert_eq!(of_first, 0, "no call for a channel that is up to date");
+}
