@@ -8,7 +8,7 @@ use aura_whatsapp_operator::{
 };
 use serde_json::json;
 
-use crate::support::{Number, World, ready};
+use crate::support::{Number, SOON, World, ready};
 
 const PASSES: &str = "aura_whatsapp_reconciles_total";
 
@@ -87,4 +87,31 @@ async fn a_restarted_controller_leaves_an_observed_channel_alone() {
         .filter(|call| call.client_id.as_deref() == Some(number.client_id.as_str()))
         .count();
     assert_eq!(of_first, 0, "no call for a channel that is up to date");
+}
+
+/// A look that was asked for while nobody's calls got through is made when they do again.
+#[tokio::test]
+async fn a_look_that_was_asked_for_in_an_outage_is_made_after_it() {
+    let world = World::builder("asked").without_bridge().start().await;
+    let numbers: Vec<_> = (0..24).map(|n| Number::new(&format!("{}", 1100 + n))).collect();
+    world.add_all(&numbers).await;
+    for number in &numbers {
+        world.wait_ready(number).await;
+    }
+    let gets = |number: &Number| world.kernel.webhook_gets(&number.client_id);
+    world.kernel.stop().await;
+    let ask = json!({"metadata": {"annotations": {"channels.auracognitive.com/requestedAt": "outage"}}});
+    futures::future::join_all(numbers.iter().map(|number| world.patch_channel(number, ask.clone()))).await;
+    // The environment is known to be down: some were told so without a call of their own.
+    world.kernel.restart().await.unwrap();
+    let before: Vec<_> = numbers.iter().map(gets).collect();
+    let start = tokio::time::Instant::now();
+    loop {
+        let missing: Vec<_> = numbers.iter().zip(&before).filter(|(n, before)| gets(n) == **before).collect();
+        if missing.is_empty() {
+            return;
+        }
+        assert!(start.elapsed() < SOON, "{} of {} were never looked at", missing.len(), numbers.len());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
