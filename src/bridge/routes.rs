@@ -344,6 +344,10 @@ environments:
         let table = RouteTable::build(&views, &installation(), &Issued::default());
         assert_eq!(table.get(channel).unwrap().name, "young");
         let table = RouteTable::build(&views[..1], &installation(), &Issued::default());
-        assert_eq!(table.get(channel).unwrap().name, "old", "alone, it is still routed");
+        assert_eq!(
+            table.get(channel).unwrap().name,
+            "old",
+            "alone, it is still routed"
+        );
     }
 }

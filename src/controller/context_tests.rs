@@ -70,9 +70,10 @@ async fn many_channels_that_share_a_client_wake_each_other_no_more_often_than_th
                 let mut channel = WhatsAppChannel::new(&format!("c{n}"), spec);
                 channel.metadata.namespace = Some("n".into());
                 channel.metadata.uid = Some(format!("u{n}"));
-                channel.metadata.creation_timestamp = Some(
-                    k8s_openapi::apimachinery::pkg::apis::meta::v1::Time("2026-11-22T10:00:00Z".parse().unwrap()),
-                );
+                channel.metadata.creation_timestamp =
+                    Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+                        "2026-11-22T10:00:00Z".parse().unwrap(),
+                    ));
                 context.seen(&channel);
                 ObjectKey::of(&channel).unwrap()
             })
@@ -81,6 +82,9 @@ async fn many_channels_that_share_a_client_wake_each_other_no_more_often_than_th
             context.uses_client(key, 7);
         }
         let wakes = count(&mut woken);
-        assert!(wakes <= 2 * MANY, "{wakes} wakes for {MANY} channels ({one_each})");
+        assert!(
+            wakes <= 2 * MANY,
+            "{wakes} wakes for {MANY} channels ({one_each})"
+        );
     }
 }

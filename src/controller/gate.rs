@@ -370,6 +370,10 @@ mod tests {
         gate.over(&first);
         tokio::time::advance(Duration::from_secs(2)).await;
         gate.tick();
-        assert_eq!(probes(), 2, "ten thousand like it would take days, half a minute each");
+        assert_eq!(
+            probes(),
+            2,
+            "ten thousand like it would take days, half a minute each"
+        );
     }
 }

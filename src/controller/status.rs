@@ -599,6 +599,9 @@ mod tests {
         // What is stored: our conditions as they were sent, the others' as they were.
         let mut stored = owned(&once);
         stored.conditions.push(first.conditions.last().unwrap().clone());
-        assert!(same(&stored, &suspended(&stored, &facts(2, T2))), "nothing is left to write");
+        assert!(
+            same(&stored, &suspended(&stored, &facts(2, T2))),
+            "nothing is left to write"
+        );
     }
 }
