@@ -323,4 +323,31 @@ environments:
         // It was told one issued elsewhere: of the derived ones none but those of the spec, and that before it.
         assert_eq!(takes(Some(&status(None, Some((3, future))))), [3, 5, 6]);
     }
+
+    /// The controller's rule (see `Context::holder`): what is being deleted claims nothing.
+    #[test]
+    fn a_resource_that_is_being_deleted_gives_way_to_one_that_stays() {
+        use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+        let resource = |name: &str, created: &str, leaving: bool| {
+            let mut channel = WhatsAppChannel::new(name, view("aura-es", name, 1, 1).spec);
+            let at = |text: &str| Time(text.parse().unwrap());
+            channel.metadata.namespace = Some("aura-es".into());
+            channel.metadata.creation_timestamp = Some(at(created));
+            channel.metadata.deletion_timestamp = leaving.then(|| at("2026-11-22T12:00:00Z"));
+            ChannelView::new(&channel).unwrap()
+        };
+        let views = [
+            resource("old", "2026-11-22T10:00:00Z", true),
+            resource("young", "2026-11-22T11:00:00Z", false),
+        ];
+        let channel = ChannelId::from_bytes([1; 16]);
+        let table = RouteTable::build(&views, &installation(), &Issued::default());
+        assert_eq!(table.get(channel).unwrap().name, "young");
+        let table = RouteTable::build(&views[..1], &installation(), &Issued::default());
+        assert_eq!(
+            table.get(channel).unwrap().name,
+            "old",
+            "alone, it is still routed"
+        );
+    }
 }

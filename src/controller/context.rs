@@ -519,3 +519,7 @@ fn also<'a>(setup: &'a Setup, channel: &WhatsAppChannel) -> Option<&'a str> {
         .as_ref()?;
     Some(&reference.name)
 }
+
+#[cfg(test)]
+#[path = "context_tests.rs"]
+mod tests;

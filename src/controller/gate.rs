@@ -352,4 +352,28 @@ mod tests {
         drop(c);
         assert!(gate.turn().await.is_some());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_ends_without_a_call_is_followed_by_another_at_once() {
+        let (gate, woken) = gate(4);
+        let down = KernelError::Unreachable;
+        for n in 1..4 {
+            gate.ended(Side::Api, &who(n), Some(&down), || 9);
+        }
+        assert!(!gate.is_up(Side::Api));
+        let probes = || lock(&woken).len();
+        tokio::time::sleep_until(gate.tick().unwrap()).await;
+        gate.tick();
+        assert_eq!(probes(), 1);
+        let first = lock(&woken)[0].clone();
+        // It was suspended meanwhile, or is on hold, or has nothing to look at: its pass calls nobody.
+        gate.over(&first);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        gate.tick();
+        assert_eq!(
+            probes(),
+            2,
+            "ten thousand like it would take days, half a minute each"
+        );
+    }
 }

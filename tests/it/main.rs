@@ -35,3 +35,4 @@ mod schema;
 mod secrecy;
 mod support;
 mod validate;
+mod wakeups;
