@@ -25,6 +25,9 @@ pub struct ChannelView {
     pub name: String,
     /// When the resource was created, in seconds since 1970.
     pub created: i64,
+    /// It is being deleted: another that claims its channel holds it.
+    #[serde(default)]
+    pub leaving: bool,
     /// Its spec.
     pub spec: WhatsAppChannelSpec,
     /// The resourceVersion of the Secret that the controller used last: a change of it says that the Secret changed.
@@ -133,6 +136,7 @@ impl ChannelView {
             namespace: channel.namespace()?,
             name: channel.name_any(),
             created: channel.creation_timestamp()?.0.as_second(),
+            leaving: channel.metadata.deletion_timestamp.is_some(),
             spec: channel.spec.clone(),
             secret_version: status.and_then(|status| status.observed_secret_version.clone()),
             api_key_version: status.and_then(|status| status.observed_api_key_version.clone()),
@@ -173,7 +177,7 @@ impl RouteTable {
                 .is_some_and(|environment| environment.allows(&view.namespace));
             if allowed {
                 let holder = holders.entry(channel).or_insert(view);
-                if view.claim() < holder.claim() {
+                if (view.leaving, view.claim()) < (holder.leaving, holder.claim()) {
                     *holder = view;
                 }
             }
@@ -261,6 +265,7 @@ environments:
             namespace: namespace.into(),
             name: name.into(),
             created,
+            leaving: false,
             spec: WhatsAppChannelSpec {
                 channel_id: ChannelId::from_bytes([id; 16]).to_string(),
                 environment: "es-dev".into(),

@@ -9,7 +9,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,7 +23,7 @@ use super::{
     secrets::Secrets,
     snapshot,
     state::{Health, Setup, State},
-    watch::Watch,
+    watch::{AHEAD, Watch},
 };
 use crate::{
     admin, aura,
@@ -187,6 +190,7 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
         state: state.clone(),
         runner: handle,
         data_dir: options.data_dir.clone(),
+        ahead: Arc::new(Semaphore::new(AHEAD)),
     };
     tracing::info!(public = %options.public, internal = %options.internal, admin = %options.admin, "listening");
 

@@ -18,6 +18,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,6 +33,10 @@ use crate::{api::WhatsAppChannel, cluster::WatchBackoff, delivery::RunnerHandle}
 const GATHER: Duration = Duration::from_millis(10);
 /// How long a start without a snapshot waits for every namespace's list.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How soon the lists are looked for again.
+const LISTS_AGAIN: Duration = Duration::from_millis(50);
+/// How many Secrets are read ahead at once.
+pub(super) const AHEAD: usize = 16;
 /// How soon issued keys that could not be read are asked for again.
 const KEYS_AGAIN: Duration = Duration::from_secs(5);
 
@@ -107,6 +112,8 @@ pub(super) struct Watch {
     pub state: Shared,
     pub runner: RunnerHandle,
     pub data_dir: PathBuf,
+    /// Secrets that are read ahead at once.
+    pub ahead: Arc<Semaphore>,
 }
 
 impl Watch {
@@ -165,15 +172,21 @@ impl Watch {
                     // others' calls: all are waited for, but one that can't be listed does not stop the rest for ever.
                     let all = views.synced.len() == scopes;
                     if !(all || has_snapshot || start.elapsed() > PATIENCE) {
-                        deadline.as_mut().reset(tokio::time::Instant::now() + KEYS_AGAIN);
+                        deadline.as_mut().reset(tokio::time::Instant::now() + LISTS_AGAIN);
                         continue;
                     }
-                    dirty = false;
-                    self.state.health.synced.store(all, Ordering::Relaxed);
-                    if all {
-                        issued.tidy(views.known.values(), Timestamp::now());
+                    // With nothing new, this moment is for the keys that could not be read.
+                    if std::mem::take(&mut dirty) {
+                        let first = !self.state.health.synced.swap(all, Ordering::Relaxed) && all;
+                        if all {
+                            issued.tidy(views.known.values(), Timestamp::now());
+                        }
+                        self.replace(&views, &issued).await;
+                        if first {
+                            // Also of those that the snapshot knew: their Secrets were read by the run before.
+                            self.state.routes.load().iter().for_each(|route| self.fetch_ahead(route.clone()));
+                        }
                     }
-                    self.replace(&views, &issued).await;
                     tokio::select! {
                         () = stop.cancelled() => return,
                         (changed, unread) = self.read_keys(&mut issued, &views) => {
@@ -281,8 +294,9 @@ impl Watch {
 
     /// Reads a channel's credentials before they are needed, so that they are there when the API server is not.
     fn fetch_ahead(&self, route: Arc<super::routes::Route>) {
-        let state = self.state.clone();
+        let (state, places) = (self.state.clone(), self.ahead.clone());
         tokio::spawn(async move {
+            let _place = places.acquire().await;
             if let Err(error) = state.secrets.credentials(&route).await {
                 tracing::info!(channel = %route.channel, %error, "no credentials for this channel yet");
             }

@@ -7,6 +7,11 @@ use url::Url;
 use super::{CredentialSource, Environment, Installation};
 use crate::api::{ChannelDefaults, Period};
 
+/// How many calls at once there may be for each call a second.
+const CONCURRENT: u32 = 20;
+/// The longest time that a call to Kernel may be given.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Every problem, each with the path of its field and what to write.
 pub(super) fn problems(installation: &Installation) -> Vec<String> {
     let mut problems = Vec::new();
@@ -105,6 +110,16 @@ fn environment_problems(path: &str, environment: &Environment, problems: &mut Ve
         problems.push(format!(
             "{path}.registration: perSecond and concurrent must be at least 1"
         ));
+    } else if environment.registration.concurrent
+        > environment.registration.per_second.saturating_mul(CONCURRENT)
+    {
+        // Whoever has begun would wait for its next turn for minutes, and hold its place.
+        problems.push(format!(
+            "{path}.registration: concurrent is at most {CONCURRENT} times perSecond"
+        ));
+    }
+    if environment.kernel.timeout() > LONGEST_TIMEOUT {
+        problems.push(format!("{path}.kernel.timeout: is at most 1m"));
     }
     if let Some(hold) = &environment.hold
         && hold.until.parse::<jiff::Timestamp>().is_err()

@@ -182,6 +182,16 @@ impl Circuit {
         }
     }
 
+    /// A pass of the channel is over. If it was chosen to try and has made no call, another is.
+    pub fn over(&mut self, who: &ObjectKey) {
+        if let State::Open(open) = &mut self.state
+            && open.probing.as_ref().is_some_and(|(prober, _)| prober == who)
+        {
+            open.probing = None;
+            open.parked.shift_remove(who);
+        }
+    }
+
     /// The channel is gone.
     pub fn forget(&mut self, who: &ObjectKey) {
         match &mut self.state {

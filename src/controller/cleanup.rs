@@ -89,7 +89,7 @@ impl Pass<'_> {
                         cleanup_failing: self.memory.cleanup_failing.or(Some(Instant::now())),
                         ..self.memory.clone()
                     };
-                    self.context.memories.keep(&self.uid, memory);
+                    self.keep(memory);
                     let wait = retry(Duration::from_secs(15)).wait_at_least(failures, after, fastrand::f64());
                     return Ok(Cleanup::Wait(Action::requeue(wait)));
                 }

@@ -271,15 +271,15 @@ impl Context {
             tokio::time::timeout_at(self.start + PATIENCE, unlisted.wait_for(|missing| *missing == 0)).await;
     }
 
-    /// The Kernel clients of the channels that were there at the start are known.
-    pub fn clients_known(&self) {
-        self.clients_known.send_replace(true);
+    /// Whether the Kernel clients of the channels that are there when this process begins to lead are known.
+    pub fn clients_known(&self, known: bool) {
+        self.clients_known.send_replace(known);
     }
 
     /// Waits until they are, at most until the patience is over.
     pub async fn wait_clients_known(&self) {
         let mut known = self.clients_known.subscribe();
-        let _ = tokio::time::timeout_at(self.start + PATIENCE, known.wait_for(|known| *known)).await;
+        let _ = tokio::time::timeout(PATIENCE, known.wait_for(|known| *known)).await;
     }
 
     /// Has a channel reconciled now.
@@ -290,6 +290,7 @@ impl Context {
     /// This process has begun to lead: what it remembers may be older than what another leader did meanwhile, so that
     /// the statuses say where every channel stands.
     pub fn begins_to_lead(&self) {
+        self.clients_known(false);
         self.memories.clear();
         self.wake_all();
     }
@@ -306,8 +307,30 @@ impl Context {
 
     /// A channel is there, or is another than before.
     pub fn seen(&self, channel: &WhatsAppChannel) {
-        let setup = self.setup();
+        let (setup, key) = (self.setup(), ObjectKey::of(channel));
+        let before = key.as_ref().and_then(|key| {
+            let roster = self.roster();
+            roster.get(key).map(|entry| (entry.uid.clone(), entry.leaving))
+        });
+        if let (Some(key), Some((uid, _))) = (&key, &before)
+            && channel.uid().as_ref() != Some(uid)
+        {
+            // Another resource of the same name: that the one before is gone was not told.
+            self.gone(key);
+        }
         self.roster().upsert(channel, also(&setup, channel));
+        let leaves =
+            channel.metadata.deletion_timestamp.is_some() && before.is_none_or(|(_, leaving)| !leaving);
+        if let (Some(key), Ok(id), true) = (&key, channel.spec.channel_id.parse(), leaves) {
+            // It claims nothing any more: another may hold what it held.
+            self.wake_rivals(key, id);
+            let sharing = self
+                .roster()
+                .sharing(key)
+                .min_by_key(|entry| entry.claim())
+                .map(|entry| entry.key.clone());
+            sharing.iter().for_each(|key| self.wake(key));
+        }
         if let (Some(uid), Some(version)) = (channel.uid(), channel.resource_version())
             && let Ok(version) = version.parse()
         {
@@ -323,7 +346,11 @@ impl Context {
     /// A channel is gone: nothing is remembered of it, and another one that claims what it held may hold it now.
     pub fn gone(&self, key: &ObjectKey) {
         let mut roster = self.roster();
-        let sharing: Vec<_> = roster.sharing(key).map(|entry| entry.key.clone()).collect();
+        // The oldest of those that share its Kernel client may hold it now.
+        let sharing = roster
+            .sharing(key)
+            .min_by_key(|entry| entry.claim())
+            .map(|entry| entry.key.clone());
         let Some(entry) = roster.remove(key) else {
             return;
         };
@@ -395,30 +422,32 @@ impl Context {
         oldest(sharing, &own)
     }
 
-    /// Notes a channel's Kernel client. Who shared the one before, or shares this one, looks again.
+    /// Notes a channel's Kernel client. Of those that share it, or shared the one before, the oldest looks again: it may
+    /// have to yield now, or to hold it. The others yield as before.
     pub fn uses_client(&self, key: &ObjectKey, client: u64) {
+        let setup = self.setup();
         let mut roster = self.roster();
-        let Some(environment) = roster.get(key).map(|entry| entry.environment.clone()) else {
+        let Some(entry) = roster.get(key) else { return };
+        let environment = entry.environment.clone();
+        let one_each = setup
+            .environment(&environment)
+            .is_some_and(|environment| environment.registration.one_webhook_per_client);
+        if entry.client() == Some(client) {
             return;
-        };
-        let known: Vec<_> = roster.sharing(key).map(|entry| entry.key.clone()).collect();
+        }
         let before = roster.set_client(key, client);
-        let mut concerned: Vec<_> = match before {
-            Some(before) => roster
-                .using(&environment, before, key)
+        if !one_each {
+            return;
+        }
+        let oldest = |entries: &mut dyn Iterator<Item = &Entry>| {
+            entries
+                .min_by_key(|entry| entry.claim())
                 .map(|entry| entry.key.clone())
-                .collect(),
-            None => Vec::new(),
         };
-        // One that is younger may have been registered before this one was known of.
-        concerned.extend(
-            roster
-                .sharing(key)
-                .map(|entry| entry.key.clone())
-                .filter(|other| !known.contains(other)),
-        );
+        let left = before.and_then(|before| oldest(&mut roster.using(&environment, before, key)));
+        let joined = oldest(&mut roster.sharing(key));
         drop(roster);
-        concerned.iter().for_each(|key| self.wake(key));
+        left.iter().chain(&joined).for_each(|key| self.wake(key));
     }
 
     /// Whether another live resource claims this one's channel.

@@ -174,11 +174,21 @@ impl Gate {
         None
     }
 
-    /// A pass of the channel is over: if it was called and did not come, its place is given on.
+    /// A pass of the channel is over: if it was called and did not come, or was to try whether calls get through and made
+    /// none, another does.
     pub fn over(&self, who: &ObjectKey) {
         let mut row = lock(&self.row);
+        let waits = row.waiting.contains(who);
         if row.called.remove(who) {
             self.call_next(row);
+        } else {
+            drop(row);
+        }
+        if !waits {
+            for circuit in &self.circuits {
+                lock(circuit).over(who);
+            }
+            self.ticks.notify_one();
         }
     }
 

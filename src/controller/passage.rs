@@ -9,9 +9,6 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
-use tokio::time::Instant;
-
 use super::{
     circuit::Change,
     context::Context,
@@ -19,6 +16,7 @@ use super::{
     roster::ObjectKey,
 };
 use crate::kernel::{KernelError, Operation, Turn, Turnstile};
+use futures::{FutureExt, future::BoxFuture};
 
 /// The calls of one pass.
 pub(super) struct Passage {
@@ -68,9 +66,12 @@ impl Turnstile for Passage {
             let place = self.gate.turn().await;
             // What held before the wait may hold no longer.
             self.admit(operation)?;
-            let until = self.context.leadership.until().ok_or(KernelError::StoodDown)?;
+            let mut leadership = self.context.leadership.clone();
+            if !leadership.is_leader() {
+                return Err(KernelError::StoodDown);
+            }
             Ok(Turn {
-                at_most: Some(until.saturating_duration_since(Instant::now())),
+                lost: async move { leadership.lost().await }.boxed(),
                 place: Box::new(place),
             })
         }
@@ -82,9 +83,10 @@ impl Turnstile for Passage {
         let side = Side::of(operation);
         let outage = match ended {
             Err(error) if error.is_outage() => Some(error),
-            // Neither a word of the server's own nor its silence: it says nothing of the environment.
-            Err(_) | Ok(429) => return,
-            Ok(_) => None,
+            // The call was not made, or was ended by us: it says nothing of the environment.
+            Err(KernelError::StoodDown) => return,
+            // Whatever it answers, it is there.
+            Err(_) | Ok(_) => None,
         };
         let population = || self.context.roster().population(&self.environment);
         match self.gate.ended(side, &self.key, outage, population) {

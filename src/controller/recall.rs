@@ -145,8 +145,9 @@ impl Pass<'_> {
         versions: &Versions,
         key: Key<'_>,
     ) -> bool {
-        if let Some((verified, _)) = &self.memory.verified {
-            return *verified == now;
+        // Else the status tells: what else of the configuration changed says nothing of what Kernel was told.
+        if self.memory.verified.is_some_and(|(verified, _)| verified == now) {
+            return true;
         }
         let reason = match self.effective.mode {
             WebhookMode::Manage => Reason::Succeeded,

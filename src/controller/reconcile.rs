@@ -51,11 +51,22 @@ pub(super) async fn claimed<T>(
     context: &Context,
     write: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, ReconcileError> {
-    let until = context.leadership.until().ok_or(ReconcileError::StoodDown)?;
-    match tokio::time::timeout_at(until, write).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(ReconcileError::StoodDown),
+    if !context.leadership.is_leader() {
+        return Err(ReconcileError::StoodDown);
     }
+    // The claim is extended while the write is under way: not its end as it was at the start, but that it is lost, ends it.
+    let mut leadership = context.leadership.clone();
+    tokio::select! {
+        biased;
+        () = leadership.lost() => Err(ReconcileError::StoodDown),
+        result = write => Ok(result?),
+    }
+}
+
+/// How long a channel waits that was left to another leader: whoever begins to lead looks at every channel, so that this
+/// is for what was missed alone.
+fn standing_by() -> Duration {
+    Duration::from_secs(60).mul_f64(1.0 + fastrand::f64())
 }
 
 /// Reconciles one channel.
@@ -70,9 +81,9 @@ pub(super) async fn reconcile(
     let Ok(id) = channel.spec.channel_id.parse::<ChannelId>() else {
         return Ok(Action::await_change());
     };
-    // Who does not lead waits: whoever begins to lead has every channel looked at.
+    // Whoever begins to lead has every channel looked at. A claim may also lapse and be renewed before anybody has noticed.
     if !context.leadership.is_leader() {
-        return Ok(Action::await_change());
+        return Ok(Action::requeue(standing_by()));
     }
     // Who holds a channel can be told only when every scope was listed.
     context.wait_listed().await;
@@ -137,6 +148,13 @@ impl<'a> Pass<'a> {
         Api::namespaced(self.context.client.clone(), &self.key.namespace)
     }
 
+    /// Keeps what is to be remembered of a channel that is still there.
+    pub(super) fn keep(&self, memory: Memory) {
+        if self.context.knows(&self.key) {
+            self.context.memories.keep(&self.uid, memory);
+        }
+    }
+
     async fn run(&self, channel: &WhatsAppChannel) -> Result<Action, ReconcileError> {
         let api = self.api();
         if channel.metadata.deletion_timestamp.is_none() {
@@ -158,7 +176,8 @@ impl<'a> Pass<'a> {
             Cleanup::Wait(action) => Ok(action),
             Cleanup::Done => {
                 claimed(self.context, finalizer::remove(&api, channel)).await?;
-                Ok(Action::await_change())
+                // It is gone by then, unless somebody else changed its finalizers at the same moment.
+                Ok(Action::requeue(Duration::from_secs(15)))
             }
         }
     }
@@ -230,7 +249,11 @@ impl<'a> Pass<'a> {
         seen.taken_over = old.taken_over.as_ref();
         seen.contested =
             was(Reason::WebhookContested) && old.observed_generation == Some(generation) && !asked;
-        if seen.holder.is_none() {
+        if seen.holder.is_none()
+            && self
+                .environment()
+                .is_some_and(|own| own.allows(&self.key.namespace))
+        {
             // A younger one may have been registered before this one was known of.
             self.context.wake_rivals(&self.key, self.id);
         }
@@ -299,13 +322,15 @@ impl<'a> Pass<'a> {
             return Err(ReconcileError::StoodDown);
         }
         drop(begun);
-        let facts = self.facts(channel, &gathered, &key_id, requested_at);
-        let blind =
-            matches!(seen.held, Some(Ok(super::webhook::Held::Unsupported))) || status::is_blind(&old);
         let parked = gathered
             .passage
             .as_ref()
             .is_some_and(|passage| passage.is_parked());
+        // A look that was asked for and could not be made is made when calls get through again.
+        let handled = requested_at.filter(|_| !parked);
+        let facts = self.facts(channel, &gathered, &key_id, handled);
+        let blind =
+            matches!(seen.held, Some(Ok(super::webhook::Held::Unsupported))) || status::is_blind(&old);
         let pass = Outcome {
             verdict: &verdict,
             fingerprint,
@@ -330,7 +355,7 @@ impl<'a> Pass<'a> {
                 unreported: Some(Box::new((fingerprint, verdict))),
                 ..self.memory.clone()
             };
-            self.context.memories.keep(&self.uid, memory);
+            self.keep(memory);
             return Err(error);
         }
         written?;
@@ -403,8 +428,7 @@ pub(super) fn on_error(
             name = channel.name_any(),
             "left to the leader"
         );
-        // Whoever leads next looks at every channel.
-        return Action::await_change();
+        return Action::requeue(standing_by());
     }
     let uid = channel.uid().unwrap_or_default();
     if ObjectKey::of(&*channel).is_none_or(|key| !context.knows(&key)) {

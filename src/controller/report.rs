@@ -35,7 +35,7 @@ impl Pass<'_> {
         for _ in 0..WRITE_TRIES {
             let new = build(&old);
             if status::same(&old, &new) {
-                self.context.memories.keep(&self.uid, memory);
+                self.keep(memory);
                 return Ok(());
             }
             let patch = json!({
@@ -58,7 +58,7 @@ impl Pass<'_> {
                     memory.written = written
                         .resource_version()
                         .and_then(|version| Some(Box::new((version.parse().ok()?, written.status.clone()?))));
-                    self.context.memories.keep(&self.uid, memory);
+                    self.keep(memory);
                     self.tell(channel, &old, &new);
                     return Ok(());
                 }
@@ -76,7 +76,7 @@ impl Pass<'_> {
                         && found.metadata.generation == channel.metadata.generation;
                     if !same {
                         // What was found out is remembered; the new spec has a pass of its own coming.
-                        self.context.memories.keep(&self.uid, memory);
+                        self.keep(memory);
                         return Ok(());
                     }
                     version = found.resource_version();

@@ -64,6 +64,11 @@ impl Entry {
         }
     }
 
+    /// A hash of its Kernel client, if that is known.
+    pub fn client(&self) -> Option<u64> {
+        self.client
+    }
+
     /// The Secret with its Kernel client, and the key within that holds the client's id.
     pub fn client_secret(&self) -> (ObjectKey, &str) {
         let key = ObjectKey {

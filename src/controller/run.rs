@@ -71,6 +71,9 @@ pub enum ControllerError {
 
 /// How long reconciliations under way may take when the controller is stopped.
 const GRACE: Duration = Duration::from_secs(5);
+/// Reconciliations that may be under way at once, at least: they wait for Kernel most of the time, and how many do is
+/// bounded by each environment's gate.
+const PLACES: u16 = 256;
 /// How often the installed definition is looked at while it is not the one that is needed.
 const DEFINITION_EVERY: Duration = Duration::from_secs(2);
 const KEY_AGAIN: Backoff = Backoff {
@@ -287,7 +290,9 @@ async fn control(
         .sum();
     let concurrency = options
         .concurrency
-        .max(u16::try_from(begun + 8).unwrap_or(u16::MAX));
+        .max(u16::try_from(begun + 8).unwrap_or(u16::MAX))
+        // Places cost nothing while they are empty, and a later configuration may have more environments.
+        .max(PLACES);
     let mut scopes = Vec::new();
     let mut running = FuturesUnordered::new();
     for namespace in namespaces {
@@ -341,7 +346,6 @@ async fn control(
             channels = stores.iter().map(|store| store.state().len()).sum::<usize>(),
             "ready"
         );
-        watch::read_clients(context).await;
     };
     let beside = CancellationToken::new();
     let tasks = [
@@ -385,6 +389,9 @@ async fn lead(context: Arc<Context>) {
     loop {
         leadership.acquired().await;
         context.begins_to_lead();
+        // While it stood by, it saw no Secret: another may hold another client by now.
+        context.wait_listed().await;
+        watch::read_clients(&context).await;
         leadership.lost().await;
     }
 }

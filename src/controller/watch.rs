@@ -172,7 +172,7 @@ pub(super) async fn read_clients(context: &Context) {
             }
         }
     }
-    context.clients_known();
+    context.clients_known(true);
 }
 
 fn note_clients(context: &Context, secret: &Secret) {

@@ -218,13 +218,14 @@ impl Client {
             return self.make(call, request.timeout, operation, correlator).await;
         };
         let turn = turnstile.enter(operation).await?;
-        let timeout = turn
-            .at_most
-            .map_or(request.timeout, |most| most.min(request.timeout));
         let start = Instant::now();
-        let result = self.make(call, timeout, operation, correlator).await;
+        let result = tokio::select! {
+            biased;
+            () = turn.lost => Err(KernelError::StoodDown),
+            result = self.make(call, request.timeout, operation, correlator) => result,
+        };
         let took = start.elapsed();
-        drop(turn);
+        drop(turn.place);
         // What an answer means for its caller is decided elsewhere; that the server fails is the same for all.
         match &result {
             Ok(answer) if answer.status >= 500 && !contract::NO_READ_BACK.contains(&answer.status) => {

@@ -71,7 +71,14 @@ const SWEEP_AT: usize = 4096;
 /// The tokens of all channels.
 #[derive(Default)]
 pub struct Tokens {
-    slots: Mutex<HashMap<[u8; 32], Arc<tokio::sync::Mutex<Slot>>>>,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    by_key: HashMap<[u8; 32], Arc<tokio::sync::Mutex<Slot>>>,
+    /// How many there are when those that have ended are thrown out next.
+    sweep_at: usize,
 }
 
 #[derive(Deserialize)]
@@ -92,16 +99,21 @@ struct OAuthError {
 impl Tokens {
     fn slot(&self, request: &TokenRequest) -> Arc<tokio::sync::Mutex<Slot>> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= SWEEP_AT {
+        let key = request.key();
+        if let Some(slot) = slots.by_key.get(&key) {
+            return slot.clone();
+        }
+        if slots.by_key.len() >= slots.sweep_at.max(SWEEP_AT) {
             let now = Instant::now();
-            slots.retain(|_, slot| {
+            slots.by_key.retain(|_, slot| {
                 Arc::strong_count(slot) > 1
                     || slot
                         .try_lock()
                         .is_ok_and(|slot| slot.held.as_ref().is_some_and(|(_, until)| *until > now))
             });
+            slots.sweep_at = slots.by_key.len() * 2;
         }
-        slots.entry(request.key()).or_default().clone()
+        slots.by_key.entry(key).or_default().clone()
     }
 
     /// The token for this request: the one that is kept, or a new one. Callers at the same time share one fetch.

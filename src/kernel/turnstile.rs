@@ -36,8 +36,8 @@ impl Operation {
 
 /// The right to make one call; it ends when this is dropped.
 pub struct Turn {
-    /// How long the call may take at most, whatever its own timeout.
-    pub at_most: Option<Duration>,
+    /// Ends the call when it ends itself: the right to make it was lost.
+    pub lost: BoxFuture<'static, ()>,
     /// What is given back at the end of the call.
     pub place: Box<dyn Any + Send>,
 }
