@@ -1,25 +1,19 @@
 //! `doctor`: looks at a channel, or at a Kernel, and says what is wrong.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
-use super::{conformance::Conformance, runtime};
+use super::{
+    conformance::Conformance,
+    output::{Output, print},
+    runtime,
+};
 use crate::{
     api::Period,
     doctor::{self, ConfigSource},
     http,
 };
-
-/// What the report looks like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
-    /// Lines for people.
-    #[default]
-    Human,
-    /// One JSON object, for programs.
-    Json,
-}
 
 const EXAMPLES: &str = "\
 Examples:
@@ -83,22 +77,12 @@ enum Command {
 }
 
 impl Doctor {
-    pub(super) fn run(self) -> ExitCode {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         http::install_tls_provider();
-        let result = match self.command {
+        match self.command {
             Some(Command::Conformance(command)) => command.run(),
             None => self.examine(),
-        };
-        result.map_or_else(
-            |error| {
-                #[allow(clippy::print_stderr, reason = "there is no report to say it in")]
-                {
-                    eprintln!("error: {error:#}");
-                }
-                ExitCode::from(2)
-            },
-            ExitCode::from,
-        )
+        }
     }
 
     fn examine(self) -> anyhow::Result<u8> {
@@ -119,14 +103,4 @@ impl Doctor {
         print(self.output, &report.human(), &report.json())?;
         Ok(report.exit_code())
     }
-}
-
-/// Prints a report in the form that was asked for.
-pub(super) fn print(output: Output, human: &str, json: &serde_json::Value) -> anyhow::Result<()> {
-    let text = match output {
-        Output::Human => human.to_owned(),
-        Output::Json => format!("{}\n", serde_json::to_string_pretty(json)?),
-    };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
 }

@@ -14,11 +14,11 @@ use super::{
     memory::{Fingerprint, Memory},
     reconcile::Pass,
     schedule,
-    status::{self, Key},
+    status::{Key, Told},
     webhook::Desired,
 };
 use crate::{
-    api::{Effective, WebhookMode, WhatsAppChannel, WhatsAppChannelStatus, conditions::Reason},
+    api::{Effective, WebhookMode, WhatsAppChannel, WhatsAppChannelStatus},
     delivery::backoff::Backoff,
     kernel::Credentials,
 };
@@ -148,18 +148,14 @@ impl Pass<'_> {
         if let Some((verified, _)) = &self.memory.verified {
             return *verified == now;
         }
-        let reason = match self.effective.mode {
-            WebhookMode::Manage => Reason::Succeeded,
-            WebhookMode::Legacy => Reason::LegacyRegistered,
-            WebhookMode::Observe => return false,
+        let told = Told {
+            mode: self.effective.mode,
+            generation,
+            secret_version: versions.client.as_deref(),
+            webhook_url: self.desired(None).as_ref().map(Desired::masked),
+            key,
         };
-        versions.client.is_some()
-            && old.observed_generation == Some(generation)
-            && old.observed_secret_version == versions.client
-            && old.webhook_url == self.desired(None).as_ref().map(Desired::masked)
-            && key.was_told(old)
-            && status::ready(old)
-                .is_some_and(|ready| ready.status == "True" && ready.reason == reason.as_str())
+        told.stands_in(old)
     }
 
     /// Whether no look is due. After a restart a channel that was right is left until its own moment.

@@ -24,9 +24,10 @@ const PURE: &[&str] = &[
     "src/controller/lease/decide.rs",
     "src/controller/lease/timing.rs",
     "src/controller/inspect.rs",
+    "src/controller/preview.rs",
+    "src/controller/roll.rs",
     "src/doctor/judge",
     "src/doctor/report.rs",
-    "src/doctor/effective.rs",
     "src/doctor/hints.rs",
     "src/doctor/conformance/difference.rs",
     "src/doctor/conformance/evidence.rs",
@@ -39,6 +40,10 @@ const PURE: &[&str] = &[
     "src/sim/apiproxy/request.rs",
     "src/validate",
     "src/import",
+    "src/plan/judge.rs",
+    "src/plan/overlay.rs",
+    "src/plan/report.rs",
+    "src/words.rs",
 ];
 const EFFECTS: &[&str] = &[
     "tokio::",

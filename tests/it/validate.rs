@@ -375,7 +375,7 @@ fn the_configuration_is_checked_and_tells_what_holds() {
         .pointer("/channels/0/effective")
         .and_then(Value::as_array)
         .unwrap();
-    let mode = json!({"field": "webhook.mode", "value": "Observe", "from": "environment"});
+    let mode = json!({"path": "webhook.mode", "value": "Observe", "source": "environment"});
     assert!(settings.contains(&mode), "{settings:?}");
     let (code, out, _) = run(&["validate", "--config", config, "-"], &good);
     assert!(
