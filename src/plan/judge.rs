@@ -75,56 +75,48 @@ pub(super) fn unknown(planned: &Planned, why: impl Into<String>) -> Line {
 
 /// What the controller would come to; `asked` is whether Kernel was asked.
 pub(super) fn forecast(planned: &Planned, mode: WebhookMode, preview: Preview, asked: bool) -> Line {
-    let key_not_compared = preview.key_not_compared;
-    let (action, reason, host, mut message) = match preview.forecast {
-        Forecast::Nothing(why) => (Action::None, None, None, why),
-        Forecast::Register if mode == WebhookMode::Legacy => (
+    let says = |action, message: String| Line {
+        message,
+        key_not_compared: preview.key_not_compared,
+        ..line(planned, action)
+    };
+    let mut line = match preview.forecast {
+        Forecast::Nothing(why) => says(Action::None, why),
+        Forecast::Register => says(
             Action::Register,
-            None,
-            None,
-            "would register the callback of the system before (mode Legacy)".to_owned(),
+            if mode == WebhookMode::Legacy {
+                "would register the callback of the system before (mode Legacy)".to_owned()
+            } else {
+                "would register the webhook".to_owned()
+            },
         ),
-        Forecast::Register => (
-            Action::Register,
-            None,
-            None,
-            "would register the webhook".to_owned(),
-        ),
-        Forecast::Renew(why) => (
-            Action::Renew,
-            None,
-            None,
-            format!("would renew the webhook: {why}"),
-        ),
-        Forecast::PutBack => (
+        Forecast::Renew(why) => says(Action::Renew, format!("would renew the webhook: {why}")),
+        Forecast::PutBack => says(
             Action::PutBack,
-            None,
-            None,
             "would put the webhook back: somebody has changed it".to_owned(),
         ),
-        Forecast::TakeOver { host } => {
-            let message = format!("would take over from {host}");
-            (Action::TakeOver, None, Some(host), message)
-        }
-        Forecast::ReplaceLegacy { host } => {
-            let message = format!("would replace what the system before has, at {host}");
-            (Action::ReplaceLegacy, None, Some(host), message)
-        }
-        Forecast::Refused { reason, message } => {
-            (Action::Refused, None, Some(reason.as_str().to_owned()), message)
-        }
-        Forecast::Unclear(why) => (Action::Unknown, None, None, why),
+        Forecast::TakeOver { host } => Line {
+            host: Some(host.clone()),
+            ..says(Action::TakeOver, format!("would take over from {host}"))
+        },
+        Forecast::ReplaceLegacy { host } => Line {
+            host: Some(host.clone()),
+            ..says(
+                Action::ReplaceLegacy,
+                format!("would replace what the system before has, at {host}"),
+            )
+        },
+        Forecast::Refused { reason, message } => Line {
+            reason: Some(reason.as_str().to_owned()),
+            ..says(Action::Refused, message)
+        },
+        Forecast::Unclear(why) => says(Action::Unknown, why),
     };
-    if !asked && action.changes_webhook() {
-        message.push_str(", if nobody else's is there (Kernel was not asked)");
+    if !asked && line.action.changes_webhook() {
+        line.message
+            .push_str(", if nobody else's is there (Kernel was not asked)");
     }
-    Line {
-        reason,
-        host,
-        message,
-        key_not_compared,
-        ..line(planned, action)
-    }
+    line
 }
 
 impl Action {
