@@ -99,7 +99,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "src/controller",
-        &["crate::bridge", "crate::sim", "crate::journal", "crate::doctor"],
+        &[
+            "crate::bridge",
+            "crate::sim",
+            "crate::journal",
+            "crate::doctor",
+            "crate::plan",
+        ],
     ),
     (
         "src/bridge",
@@ -107,6 +113,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "src/doctor",
+        &["crate::bridge", "crate::sim", "crate::journal", "crate::cli"],
+    ),
+    (
+        "src/plan",
         &["crate::bridge", "crate::sim", "crate::journal", "crate::cli"],
     ),
     // Who leads is decided without a look at what is led.
