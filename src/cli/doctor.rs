@@ -70,13 +70,13 @@ impl Doctor {
     fn examine(self) -> anyhow::Result<u8> {
         let name = self.channel.unwrap_or_default();
         let request = doctor::Request {
-            kubeconfig: self.around.kubeconfig,
+            kubeconfig: self.around.kubeconfig.clone(),
             namespace: self.namespace,
             // As kubectl prints it: whatsappchannel.channels.auracognitive.com/shop-es.
             name: name.rsplit('/').next().unwrap_or_default().to_owned(),
             config: self.around.source(),
-            release_namespace: self.around.release_namespace,
-            installation_key: self.around.installation_key_secret,
+            release_namespace: self.around.release_namespace.clone(),
+            installation_key: self.around.installation_key_secret.clone(),
             timeout: self.timeout.map(|timeout| timeout.parse()).transpose()?,
         };
         let report = runtime()?.block_on(doctor::run(&request));

@@ -81,14 +81,14 @@ impl Plan {
         http::install_tls_provider();
         let manifests = self.manifests()?;
         let request = Request {
-            kubeconfig: self.around.kubeconfig,
+            kubeconfig: self.around.kubeconfig.clone(),
             namespace: self.namespace,
             all_namespaces: self.all_namespaces,
             manifests,
             unmanaged: self.show_unmanaged,
             config: self.around.source(),
-            release_namespace: self.around.release_namespace,
-            installation_key: self.around.installation_key_secret,
+            release_namespace: self.around.release_namespace.clone(),
+            installation_key: self.around.installation_key_secret.clone(),
             ask_kernel: !self.no_kernel,
             concurrency: usize::from(self.concurrency),
         };
