@@ -19,9 +19,11 @@ pub mod import;
 pub mod journal;
 pub mod kernel;
 pub mod keys;
+pub mod plan;
 pub mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod telemetry;
 pub mod validate;
 pub mod whatsapp;
+mod words;

@@ -1,6 +1,10 @@
 //! Durations as Kubernetes writes them (`metav1.Duration`, such as `1h30m`).
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt::{self, Write},
+    str::FromStr,
+    time::Duration,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,6 +33,21 @@ impl Period {
     /// A period of whole seconds, for defaults.
     pub fn seconds(seconds: u64) -> Self {
         Self(format!("{seconds}s"))
+    }
+}
+
+/// A span of time as a manifest writes it; what is less than a millisecond is left out.
+impl From<Duration> for Period {
+    fn from(span: Duration) -> Self {
+        let mut rest = span.as_millis();
+        let mut text = String::new();
+        for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+            if rest >= length {
+                let _ = write!(text, "{}{unit}", rest / length);
+                rest %= length;
+            }
+        }
+        Self(if text.is_empty() { "0s".to_owned() } else { text })
     }
 }
 
@@ -92,6 +111,14 @@ mod tests {
             );
         }
         assert_eq!(Period("1500ms".into()).parse(), Ok(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn a_duration_is_written_as_it_is_read() {
+        for text in ["4h", "1h30m", "10s", "500ms", "1s500ms", "0s"] {
+            let span = Period(text.into()).parse().unwrap();
+            assert_eq!(Period::from(span).0, text);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod crd;
 mod duration;
 mod effective;
 mod ids;
+mod settings;
 mod status;
 
 pub use channel::{
@@ -19,6 +20,7 @@ pub use claims::Claim;
 pub use duration::{InvalidDuration, Period};
 pub use effective::{ChannelDefaults, Effective, KernelDefaults};
 pub use ids::{ChannelId, InvalidChannelId};
+pub use settings::{Setting, Source, settings, settings_yaml, yaml_scalar};
 pub use status::{Condition, TakenOver, WebhookKeyStatus, WhatsAppChannelStatus};
 
 /// The API group of the resource.

@@ -13,7 +13,7 @@ use serde_json::json;
 use url::Url;
 
 use super::{
-    doctor::{Output, print},
+    output::{Output, print},
     runtime, signals,
 };
 use crate::{

@@ -1,25 +1,14 @@
 //! `doctor`: looks at a channel, or at a Kernel, and says what is wrong.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use clap::{Args, Subcommand};
 
-use clap::{Args, Subcommand, ValueEnum};
-
-use super::{conformance::Conformance, runtime};
-use crate::{
-    api::Period,
-    doctor::{self, ConfigSource},
-    http,
+use super::{
+    around::Around,
+    conformance::Conformance,
+    output::{Output, print},
+    runtime,
 };
-
-/// What the report looks like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
-    /// Lines for people.
-    #[default]
-    Human,
-    /// One JSON object, for programs.
-    Json,
-}
+use crate::{api::Period, doctor, http};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -54,21 +43,8 @@ pub(super) struct Doctor {
     /// The channel's namespace; without it the kubeconfig's own
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
-    /// The installation's configuration file; without it the ConfigMap of the release is read
-    #[arg(long, value_name = "FILE", conflicts_with = "config_map")]
-    config: Option<PathBuf>,
-    /// The ConfigMap's name, if the chart's labels were changed
-    #[arg(long, value_name = "NAME")]
-    config_map: Option<String>,
-    /// The namespace that the release is installed in; without it the release is looked for everywhere
-    #[arg(long, value_name = "NAME")]
-    release_namespace: Option<String>,
-    /// The Secret with the installation key, in the release's namespace: read to compare the webhook's key
-    #[arg(long, value_name = "NAME")]
-    installation_key_secret: Option<String>,
-    /// The kubeconfig to use; without it KUBECONFIG, or the pod's service account
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    around: Around,
     /// How long one call to Kernel may take, such as 5s; without it what the environment says
     #[arg(long, value_name = "TIME")]
     timeout: Option<Period>,
@@ -83,50 +59,28 @@ enum Command {
 }
 
 impl Doctor {
-    pub(super) fn run(self) -> ExitCode {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         http::install_tls_provider();
-        let result = match self.command {
+        match self.command {
             Some(Command::Conformance(command)) => command.run(),
             None => self.examine(),
-        };
-        result.map_or_else(
-            |error| {
-                #[allow(clippy::print_stderr, reason = "there is no report to say it in")]
-                {
-                    eprintln!("error: {error:#}");
-                }
-                ExitCode::from(2)
-            },
-            ExitCode::from,
-        )
+        }
     }
 
     fn examine(self) -> anyhow::Result<u8> {
         let name = self.channel.unwrap_or_default();
         let request = doctor::Request {
-            kubeconfig: self.kubeconfig,
+            kubeconfig: self.around.kubeconfig.clone(),
             namespace: self.namespace,
             // As kubectl prints it: whatsappchannel.channels.auracognitive.com/shop-es.
             name: name.rsplit('/').next().unwrap_or_default().to_owned(),
-            config: self
-                .config
-                .map_or(ConfigSource::ConfigMap(self.config_map), ConfigSource::File),
-            release_namespace: self.release_namespace,
-            installation_key: self.installation_key_secret,
+            config: self.around.source(),
+            release_namespace: self.around.release_namespace.clone(),
+            installation_key: self.around.installation_key_secret.clone(),
             timeout: self.timeout.map(|timeout| timeout.parse()).transpose()?,
         };
         let report = runtime()?.block_on(doctor::run(&request));
         print(self.output, &report.human(), &report.json())?;
         Ok(report.exit_code())
     }
-}
-
-/// Prints a report in the form that was asked for.
-pub(super) fn print(output: Output, human: &str, json: &serde_json::Value) -> anyhow::Result<()> {
-    let text = match output {
-        Output::Human => human.to_owned(),
-        Output::Json => format!("{}\n", serde_json::to_string_pretty(json)?),
-    };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
 }

@@ -5,17 +5,17 @@ use std::{
     io::{self, IsTerminal, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
 use anyhow::{Context, bail};
 use clap::Args;
 use secrecy::ExposeSecret;
 
-use super::{sources::Sources, validate::NOT_JUDGED};
+use super::{output::exit, sources::Sources};
 use crate::{
     api::WebhookMode,
     import::{self, Imported, NameTemplate, Options, Outcome, SecretForm, Store},
+    words::{counted, printable},
 };
 
 #[derive(Debug, Args)]
@@ -94,7 +94,7 @@ enum Mode {
 }
 
 impl Import {
-    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         let sources = Sources::read(&self.files);
         for problem in &sources.unreadable {
             tell("error", &format!("{}: {}", problem.file, problem.message))?;
@@ -115,13 +115,8 @@ impl Import {
             }
         }
         summary(&outcome, written)?;
-        Ok(if !sources.unreadable.is_empty() {
-            ExitCode::from(NOT_JUDGED)
-        } else if failed > 0 || self.strict && strictly > 0 {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        })
+        let failed = failed > 0 || self.strict && strictly > 0;
+        Ok(exit(failed, !sources.unreadable.is_empty()))
     }
 
     fn options(&self) -> anyhow::Result<Options> {
@@ -207,11 +202,7 @@ fn create(path: &Path, text: &str, mode: u32, force: bool) -> anyhow::Result<()>
 }
 
 fn tell(severity: &str, what: &str) -> io::Result<()> {
-    writeln!(
-        io::stderr(),
-        "{severity}: {}",
-        what.replace(char::is_control, "?")
-    )
+    writeln!(io::stderr(), "{severity}: {}", printable(what))
 }
 
 fn summary(outcome: &Outcome, written: usize) -> io::Result<()> {
@@ -230,16 +221,15 @@ fn summary(outcome: &Outcome, written: usize) -> io::Result<()> {
         let fields = fields.collect::<Vec<_>>().join(", ");
         writeln!(stderr, "not taken over, by the number of documents: {fields}")?;
     }
-    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
     write!(
         stderr,
         "{}, {}, {}",
-        count(written, "channel"),
-        count(outcome.errors.len(), "error"),
-        count(outcome.warnings.len(), "warning")
+        counted(written, "channel"),
+        counted(outcome.errors.len(), "error"),
+        counted(outcome.warnings.len(), "warning")
     )?;
     if outcome.other_types > 0 {
-        let other = count(outcome.other_types, "document");
+        let other = counted(outcome.other_types, "document");
         write!(stderr, "; {other} of another type skipped")?;
     }
     writeln!(stderr)

@@ -1,11 +1,15 @@
 //! The command line: one file per subcommand, wiring only.
 
+mod around;
 mod bridge;
 mod conformance;
 mod controller;
 mod crd;
 mod doctor;
 mod import;
+mod output;
+mod plan;
+mod progress;
 mod signals;
 mod sources;
 mod validate;
@@ -15,6 +19,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
+use self::output::{NOT_JUDGED, ended};
 use crate::{config::Installation, http, telemetry};
 
 /// Runs Aura's WhatsApp channels as Kubernetes resources.
@@ -40,6 +45,8 @@ enum Command {
     Crd,
     /// Say at which step a channel fails, from its Secret to Kernel, and what to do next; changes nothing
     Doctor(Box<doctor::Doctor>),
+    /// Say what would be registered, changed or refused in a cluster, also if manifests were applied; changes nothing
+    Plan(Box<plan::Plan>),
     /// Judge manifests without a cluster, as the API server and the controller would
     Validate(validate::Validate),
     /// Make manifests of channel documents of Aura
@@ -82,33 +89,16 @@ impl Common {
 
 /// Runs the subcommand. An error is one line on stderr and exit status 1; 2 where 1 means that a problem was found.
 pub fn run(cli: Cli) -> ExitCode {
-    let result = match cli.command {
-        Command::Controller(command) => command.run(),
-        Command::Bridge(command) => command.run(),
-        Command::Crd => crd::run(),
-        // Its exit code says more than success or failure.
-        Command::Doctor(command) => return command.run(),
-        Command::Validate(command) => return ended(command.run(), validate::NOT_JUDGED),
-        Command::Import(command) => return ended(command.run(), validate::NOT_JUDGED),
+    let (result, failed) = match cli.command {
+        Command::Controller(command) => (command.run().map(|()| 0), 1),
+        Command::Bridge(command) => (command.run().map(|()| 0), 1),
+        Command::Crd => (crd::run().map(|()| 0), 1),
+        Command::Doctor(command) => (command.run(), NOT_JUDGED),
+        Command::Validate(command) => (command.run(), NOT_JUDGED),
+        Command::Import(command) => (command.run(), NOT_JUDGED),
+        Command::Plan(command) => (command.run(), NOT_JUDGED),
     };
-    ended(result.map(|()| ExitCode::SUCCESS), 1)
-}
-
-/// The exit status. An error is told of in one line.
-fn ended(result: anyhow::Result<ExitCode>, failed: u8) -> ExitCode {
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            #[allow(
-                clippy::print_stderr,
-                reason = "the last word before the end; logging may not have started"
-            )]
-            {
-                eprintln!("error: {error:#}");
-            }
-            ExitCode::from(failed)
-        }
-    }
+    ended(result, failed)
 }
 
 /// The runtime of a role. Two threads: the work is waiting, and the limit of a small pod.

@@ -3,19 +3,15 @@
 use std::{
     io::{self, Write},
     path::PathBuf,
-    process::ExitCode,
 };
 
 use clap::Args;
 
-use super::sources::Sources;
+use super::{output::exit, sources::Sources};
 use crate::{
     config::{ConfigError, Installation},
     validate::{Format, Options, Report, Severity, Validator, config_problems},
 };
-
-/// Something could not be judged. (As for a command line that can't be understood.)
-pub(super) const NOT_JUDGED: u8 = 2;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -40,7 +36,7 @@ pub(super) struct Validate {
     #[arg(long)]
     show_effective: bool,
     /// How the report looks
-    #[arg(long, value_enum, default_value = "human")]
+    #[arg(short, long, value_enum, default_value = "human")]
     output: Format,
 }
 
@@ -61,7 +57,7 @@ Examples:
     aura-whatsapp-operator validate --show-effective --config config.yaml channels/shop-es.yaml";
 
 impl Validate {
-    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(super) fn run(self) -> anyhow::Result<u8> {
         let sources = Sources::read(&self.paths);
         let mut unjudged = !sources.unreadable.is_empty();
         let (installation, mut before) =
@@ -83,11 +79,7 @@ impl Validate {
         report.add(before);
         self.print(&report, installation.as_ref())?;
         let failed = report.count(Severity::Error) > 0 || self.strict && !report.problems.is_empty();
-        Ok(match (unjudged, failed) {
-            (true, _) => ExitCode::from(NOT_JUDGED),
-            (false, true) => ExitCode::FAILURE,
-            (false, false) => ExitCode::SUCCESS,
-        })
+        Ok(exit(failed, unjudged))
     }
 
     fn print(&self, report: &Report, installation: Option<&Installation>) -> io::Result<()> {

@@ -17,7 +17,7 @@ use url::Url;
 
 pub use self::credential::{Credential, CredentialError, CredentialSource};
 use crate::{
-    api::{ApiVersion, ChannelDefaults, KeyRef, Period},
+    api::{ApiVersion, ChannelDefaults, KeyRef, Period, WebhookMode, WhatsAppChannelSpec},
     kernel::contract,
 };
 
@@ -275,6 +275,20 @@ impl Installation {
         }
         Some(self.watch_namespaces.clone())
     }
+}
+
+/// The reference to a key issued elsewhere that holds for a channel: that of its spec, or in mode Legacy that of its
+/// environment's callback of the system before.
+pub fn key_ref<'a>(
+    environment: Option<&'a Environment>,
+    spec: &'a WhatsAppChannelSpec,
+    mode: WebhookMode,
+) -> Option<&'a KeyRef> {
+    if mode == WebhookMode::Legacy {
+        let legacy = environment?.legacy_callback.as_ref()?;
+        return legacy.api_key_secret_ref.as_ref();
+    }
+    spec.webhook.as_ref()?.api_key_secret_ref.as_ref()
 }
 
 impl Environment {

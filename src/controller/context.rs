@@ -402,8 +402,7 @@ impl Context {
     /// environment is not for its namespace, claims nothing.
     pub fn holder(&self, key: &ObjectKey, id: ChannelId) -> Option<Claim> {
         let (setup, roster) = (self.setup(), self.roster());
-        let own = roster.get(key)?.claim();
-        oldest(roster.rivals(key, id).filter(|rival| setup.allows(rival)), &own)
+        roster.holder(key, id, |rival| setup.allows(rival))
     }
 
     /// The older resource whose Secret holds the same Kernel client, where Kernel keeps one webhook per client.
@@ -414,12 +413,7 @@ impl Context {
             .environment(&entry.environment)?
             .registration
             .one_webhook_per_client;
-        let own = entry.claim();
-        let sharing = roster
-            .sharing(key)
-            // Two that claim one channel are told so: whose client it is, is another matter.
-            .filter(|other| one_each && other.channel != entry.channel && setup.allows(other));
-        oldest(sharing, &own)
+        roster.client_holder(key, |other| one_each && setup.allows(other))
     }
 
     /// Notes a channel's Kernel client. Of those that share it, or shared the one before, the oldest looks again: it may
@@ -518,10 +512,6 @@ impl Context {
         }
         self.tell(kind, reason, note);
     }
-}
-
-fn oldest<'a>(others: impl Iterator<Item = &'a Entry>, own: &Claim) -> Option<Claim> {
-    others.map(Entry::claim).filter(|other| other < own).min()
 }
 
 fn wake_by(waker: &Arc<Waker>) -> Wake {

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     api::{Effective, Existing, OnDelete, TakenOver, WebhookMode, conditions::Reason},
     cluster::SecretProblem,
+    config::{self, Environment},
     kernel::KernelError,
 };
 
@@ -79,6 +80,38 @@ pub(super) enum EnvironmentView {
     /// Mode Legacy is asked for, and the environment has no callback for it.
     NoLegacyCallback,
     Usable,
+}
+
+impl EnvironmentView {
+    /// What is known of an environment for a channel in this namespace.
+    pub fn of(
+        environment: Option<&Environment>,
+        effective: &Effective,
+        namespace: &str,
+        now: Timestamp,
+    ) -> Self {
+        let Some(environment) = environment else {
+            return Self::Unknown;
+        };
+        if !environment.allows(namespace) {
+            return Self::NotAllowed;
+        }
+        if let Some(hold) = environment.held(config::Held::Registration, now) {
+            let left = hold
+                .until
+                .parse::<Timestamp>()
+                .ok()
+                .and_then(|until| Duration::try_from(until.duration_since(now)).ok());
+            return Self::Held {
+                reason: hold.reason.clone(),
+                left: left.unwrap_or_default().max(Duration::from_millis(1)),
+            };
+        }
+        if effective.mode == WebhookMode::Legacy && environment.legacy_callback.is_none() {
+            return Self::NoLegacyCallback;
+        }
+        Self::Usable
+    }
 }
 
 /// The next step.

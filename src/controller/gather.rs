@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::{KeyRef, WebhookMode, WhatsAppChannel},
     cluster::{self, SecretProblem},
-    config::Environment,
+    config::{Environment, key_ref},
     kernel::{Credentials, KernelError, ReadBack, TokenRequest},
     keys::{ApiKey, Tag},
 };
@@ -43,11 +43,7 @@ const NOT_GATHERED: KernelError = KernelError::InvalidResponse("the call could n
 impl Pass<'_> {
     /// The reference to a key issued elsewhere that holds in the channel's mode.
     fn key_ref<'a>(&'a self, channel: &'a WhatsAppChannel) -> Option<&'a KeyRef> {
-        if self.effective.mode == WebhookMode::Legacy {
-            let legacy = self.environment()?.legacy_callback.as_ref()?;
-            return legacy.api_key_secret_ref.as_ref();
-        }
-        channel.spec.webhook.as_ref()?.api_key_secret_ref.as_ref()
+        key_ref(self.environment(), &channel.spec, self.effective.mode)
     }
 
     /// The versions of the channel's Secrets as the watch knows them.

@@ -114,15 +114,32 @@ impl Subject<'_> {
         })
     }
 
+    /// What the controller would make of this URL, and whether its key could be compared for that. Without the
+    /// installation key, what a derived key says of itself is believed.
+    pub(super) fn held(&self, held: &str) -> (Held, bool) {
+        let wanted = self.wanted();
+        let desired = self.desired(wanted.as_ref());
+        let judge = |held: &str| desired.judge(self.environment, self.channel, held);
+        if wanted.is_some() || self.legacy().is_some() {
+            return (judge(held), true);
+        }
+        let (Held::Current { .. }, Held::Outdated) = (judge(&mask(held)), judge(held)) else {
+            // Not our place, or a masked key.
+            return (judge(held), true);
+        };
+        let tag = Tag::new(self.environment_name, self.namespace);
+        let start = format!("{tag}.{}.", self.effective.key_generation);
+        if key_in(held).is_some_and(|key| key.expose().starts_with(&start)) {
+            (Held::Current { key_seen: true }, false)
+        } else {
+            (Held::Outdated, true)
+        }
+    }
+
     fn other(&self, held: &str) -> HeldKey {
-        let key = Url::parse(held.trim()).ok().and_then(|url| {
-            url.query_pairs()
-                .find(|(name, _)| API_KEY_NAMES.contains(&name.as_ref()))
-                .map(|(_, value)| ApiKey::issued(value))
-        });
         let proof = self
             .keys
-            .zip(key)
+            .zip(key_in(held))
             .and_then(|(keys, key)| keys.verify(self.channel, key.expose()));
         match proof {
             Some(proof) if proof.tag == Tag::new(self.environment_name, self.namespace) => {
@@ -131,6 +148,14 @@ impl Subject<'_> {
             _ => HeldKey::Other,
         }
     }
+}
+
+/// The key that stands in a URL.
+fn key_in(held: &str) -> Option<ApiKey> {
+    let url = Url::parse(held.trim()).ok()?;
+    url.query_pairs()
+        .find(|(name, _)| API_KEY_NAMES.contains(&name.as_ref()))
+        .map(|(_, value)| ApiKey::issued(value))
 }
 
 fn same_place(a: &str, b: &str) -> bool {

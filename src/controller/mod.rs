@@ -2,9 +2,9 @@
 //!
 //! Pure: `decide` says what to do next and what the result means, `contest` how often another party's webhook is
 //! replaced, `status` how it is reported, `webhook` which URL is ours, `schedule` when to look again, `limit` and `circuit`
-//! when a call may go out, `roster` which channels share something, `statuses` what
-//! each channel's status said last, `inspect` whose a webhook is, for others than the
-//! controller.
+//! when a call may go out, `roster` which channels share something, `statuses` what each channel's status said last; for
+//! others than the controller, `inspect` says whose a webhook is, `roll` who holds a channel, `preview` what a pass would
+//! come to, `visit` their way to Kernel.
 //!
 //! With effects: `reconcile` makes a pass, with `recall`, `gather`, `report` and `cleanup`; its calls to Kernel go by a `passage`
 //! through the environment's `gate`. `watch` feeds the roster, `lease` says who leads, `installation_key` sees to the one
@@ -28,14 +28,17 @@ mod lease;
 mod limit;
 mod memory;
 mod passage;
+pub(crate) mod preview;
 mod recall;
 mod reconcile;
 mod report;
+pub(crate) mod roll;
 mod roster;
 mod run;
 mod schedule;
 mod status;
 mod statuses;
+pub(crate) mod visit;
 mod watch;
 mod webhook;
 

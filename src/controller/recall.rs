@@ -14,11 +14,11 @@ use super::{
     memory::{Fingerprint, Memory},
     reconcile::Pass,
     schedule,
-    status::{self, Key},
+    status::{Key, Told},
     webhook::Desired,
 };
 use crate::{
-    api::{Effective, WebhookMode, WhatsAppChannel, WhatsAppChannelStatus, conditions::Reason},
+    api::{Effective, WebhookMode, WhatsAppChannel, WhatsAppChannelStatus},
     delivery::backoff::Backoff,
     kernel::Credentials,
 };
@@ -149,20 +149,14 @@ impl Pass<'_> {
         if self.memory.verified.is_some_and(|(verified, _)| verified == now) {
             return true;
         }
-        let reason = match self.effective.mode {
-            WebhookMode::Manage => Reason::Succeeded,
-            WebhookMode::Legacy => Reason::LegacyRegistered,
-            // Nothing is registered; that all was found in order holds as long.
-            WebhookMode::Observe => Reason::Observed,
+        let told = Told {
+            mode: self.effective.mode,
+            generation,
+            secret_version: versions.client.as_deref(),
+            webhook_url: self.desired(None).as_ref().map(Desired::masked),
+            key,
         };
-        let told =
-            || old.webhook_url == self.desired(None).as_ref().map(Desired::masked) && key.was_told(old);
-        versions.client.is_some()
-            && old.observed_generation == Some(generation)
-            && old.observed_secret_version == versions.client
-            && (self.effective.mode == WebhookMode::Observe || told())
-            && status::ready(old)
-                .is_some_and(|ready| ready.status == "True" && ready.reason == reason.as_str())
+        told.stands_in(old)
     }
 
     /// Whether no look is due. After a restart a channel that was right is left until its own moment.

@@ -26,7 +26,7 @@ use crate::{
         WhatsAppChannelStatus, conditions::Reason,
     },
     cluster,
-    config::{Environment, Held},
+    config::Environment,
 };
 
 /// A reconciliation could not be carried out. (That a channel is not ready is no error: it stands in its status.)
@@ -124,7 +124,7 @@ impl<'a> Pass<'a> {
             &channel.spec,
             environment.map_or(&defaults, |environment| &environment.channel_defaults),
         );
-        let view = view(environment, &effective, &key.namespace);
+        let view = EnvironmentView::of(environment, &effective, &key.namespace, Timestamp::now());
         let memory = context.memories.of(&uid);
         Self {
             context,
@@ -387,32 +387,6 @@ impl<'a> Pass<'a> {
             grace: status::KEY_GRACE,
         }
     }
-}
-
-/// What is known of an environment for a channel in this namespace.
-fn view(environment: Option<&Environment>, effective: &Effective, namespace: &str) -> EnvironmentView {
-    let Some(environment) = environment else {
-        return EnvironmentView::Unknown;
-    };
-    if !environment.allows(namespace) {
-        return EnvironmentView::NotAllowed;
-    }
-    let now = Timestamp::now();
-    if let Some(hold) = environment.held(Held::Registration, now) {
-        let left = hold
-            .until
-            .parse::<Timestamp>()
-            .ok()
-            .and_then(|until| Duration::try_from(until.duration_since(now)).ok());
-        return EnvironmentView::Held {
-            reason: hold.reason.clone(),
-            left: left.unwrap_or_default().max(Duration::from_millis(1)),
-        };
-    }
-    if effective.mode == WebhookMode::Legacy && environment.legacy_callback.is_none() {
-        return EnvironmentView::NoLegacyCallback;
-    }
-    EnvironmentView::Usable
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the form that the library calls")]

@@ -213,6 +213,23 @@ impl Roster {
         self.others(self.by_channel.get(&channel), key)
     }
 
+    /// The resource that holds a channel instead of this one: see [`Claim`]. One that is being deleted, or is not
+    /// `allowed` in its environment, claims nothing.
+    pub fn holder(&self, key: &ObjectKey, id: ChannelId, allowed: impl Fn(&Entry) -> bool) -> Option<Claim> {
+        let own = self.get(key)?.claim();
+        oldest(self.rivals(key, id).filter(|rival| allowed(rival)), &own)
+    }
+
+    /// The older resource that uses the same Kernel client as this one. Two that claim one channel are told so: whose
+    /// client it is, is another matter.
+    pub fn client_holder(&self, key: &ObjectKey, allowed: impl Fn(&Entry) -> bool) -> Option<Claim> {
+        let entry = self.get(key)?;
+        let sharing = self
+            .sharing(key)
+            .filter(|other| other.channel != entry.channel && allowed(other));
+        oldest(sharing, &entry.claim())
+    }
+
     /// The other channels that use the same Kernel client in the same environment and are not being deleted.
     pub fn sharing<'a>(&'a self, key: &'a ObjectKey) -> impl Iterator<Item = &'a Entry> {
         let keys = self
@@ -310,6 +327,10 @@ impl Roster {
     pub fn users(&self, secret: &ObjectKey) -> &[Arc<ObjectKey>] {
         self.secrets.get(secret).map_or(&[], |entry| &entry.users)
     }
+}
+
+fn oldest<'a>(others: impl Iterator<Item = &'a Entry>, own: &Claim) -> Option<Claim> {
+    others.map(Entry::claim).filter(|other| other < own).min()
 }
 
 fn take_out<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<Arc<ObjectKey>>>, at: &K, key: &ObjectKey) {

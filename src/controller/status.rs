@@ -11,7 +11,7 @@ use super::{
     decide::{Next, Verdict, Verified},
 };
 use crate::api::{
-    Condition, WebhookKeyStatus, WhatsAppChannelStatus,
+    Condition, WebhookKeyStatus, WebhookMode, WhatsAppChannelStatus,
     conditions::{Reason, types},
 };
 
@@ -69,6 +69,34 @@ impl Key<'_> {
             Self::Issued { version } => status.observed_api_key_version.as_deref() == version,
             Self::Legacy { .. } => true,
         }
+    }
+}
+
+/// What Kernel was to be told, once.
+pub(super) struct Told<'a> {
+    pub mode: WebhookMode,
+    pub generation: i64,
+    pub secret_version: Option<&'a str>,
+    /// The URL, masked.
+    pub webhook_url: Option<String>,
+    pub key: Key<'a>,
+}
+
+impl Told<'_> {
+    /// Whether a status says that Kernel was told just this.
+    pub fn stands_in(&self, status: &WhatsAppChannelStatus) -> bool {
+        let reason = match self.mode {
+            WebhookMode::Manage => Reason::Succeeded,
+            WebhookMode::Legacy => Reason::LegacyRegistered,
+            // Nothing is registered; that all was found in order holds as long.
+            WebhookMode::Observe => Reason::Observed,
+        };
+        let told = || status.webhook_url == self.webhook_url && self.key.was_told(status);
+        self.secret_version.is_some()
+            && status.observed_generation == Some(self.generation)
+            && status.observed_secret_version.as_deref() == self.secret_version
+            && (self.mode == WebhookMode::Observe || told())
+            && ready(status).is_some_and(|ready| ready.status == "True" && ready.reason == reason.as_str())
     }
 }
 

@@ -10,16 +10,15 @@ use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::{
-    effective::settings,
     gather::{self, ApiProblem},
     judge::{self, Asked, Happened, Look, Seen},
     report::{Report, Step, StepId},
     surroundings::{ConfigSource, Surroundings},
 };
 use crate::{
-    api::{ChannelId, Effective, KeyRef, WebhookMode, WhatsAppChannel},
+    api::{ChannelId, Effective, KeyRef, WebhookMode, WhatsAppChannel, settings},
     cluster::{self, SecretProblem},
-    config::{Environment, Installation},
+    config::{Environment, Installation, key_ref},
     controller::inspect::Subject,
     kernel::{Credentials, KernelError, ReadBack, TokenRequest},
     keys::ApiKey,
@@ -81,7 +80,7 @@ pub async fn run(request: &Request) -> Report {
         &request.config,
         request.release_namespace.as_deref(),
         request.installation_key.as_deref(),
-        &namespace,
+        std::slice::from_ref(&namespace),
         request.timeout,
     );
     match read.await {
@@ -133,15 +132,7 @@ impl Surroundings {
         ));
         let effective = self.settings(channel, report);
 
-        let legacy = environment.and_then(|environment| environment.legacy_callback.as_ref());
-        let key_ref = match effective.mode {
-            WebhookMode::Legacy => legacy.and_then(|legacy| legacy.api_key_secret_ref.as_ref()),
-            _ => channel
-                .spec
-                .webhook
-                .as_ref()
-                .and_then(|webhook| webhook.api_key_secret_ref.as_ref()),
-        };
+        let key_ref = key_ref(environment, &channel.spec, effective.mode);
         let (secrets, step) = self.secrets(channel, &namespace, key_ref).await;
         report.steps.push(step);
         match (&secrets, environment) {
@@ -207,7 +198,7 @@ impl Surroundings {
     }
 
     /// Whether the roles look at this namespace, as far as is known here.
-    fn watches(&self, installation: &Installation, namespace: &str) -> bool {
+    pub(crate) fn watches(&self, installation: &Installation, namespace: &str) -> bool {
         if installation.watch_namespaces.is_empty() && self.release.is_none() {
             return true;
         }
@@ -309,8 +300,18 @@ impl Surroundings {
         secrets: &Secrets,
         report: &mut Report,
     ) {
-        let registration = self.request(environment, effective, secrets, &effective.registration_scopes);
-        let messaging = self.request(environment, effective, secrets, &effective.messaging_scopes);
+        let registration = self.request(
+            environment,
+            effective,
+            &secrets.credentials,
+            &effective.registration_scopes,
+        );
+        let messaging = self.request(
+            environment,
+            effective,
+            &secrets.credentials,
+            &effective.messaging_scopes,
+        );
         let auth = host(&environment.kernel.auth_url);
         let secret = &channel.spec.kernel.credentials_secret_ref.name;
         let mut blocked = false;
@@ -348,16 +349,17 @@ impl Surroundings {
         );
     }
 
-    fn request(
+    /// What is asked of the auth server for a channel's client.
+    pub(crate) fn request(
         &self,
         environment: &Environment,
         effective: &Effective,
-        secrets: &Secrets,
+        credentials: &Credentials,
         scopes: &[String],
     ) -> TokenRequest {
         TokenRequest {
             url: environment.kernel.token_url(),
-            credentials: secrets.credentials.clone(),
+            credentials: credentials.clone(),
             scopes: scopes.to_vec(),
             purposes: effective.purposes.clone(),
             timeout: self.timeout.unwrap_or_else(|| environment.kernel.timeout()),

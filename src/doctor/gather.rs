@@ -77,6 +77,8 @@ pub enum ApiProblem {
 pub struct Neighbours {
     /// The channels.
     pub channels: Vec<WhatsAppChannel>,
+    /// They are all that the cluster has.
+    pub whole: bool,
     /// Where was looked, in words.
     pub seen: String,
     /// Where could not be looked.
@@ -111,7 +113,7 @@ async fn bounded<T>(
 }
 
 /// The API server's version.
-pub(super) async fn version(client: &Client) -> Result<String, ApiProblem> {
+pub(crate) async fn version(client: &Client) -> Result<String, ApiProblem> {
     let version = bounded(right("get", "/version", None), client.apiserver_version()).await?;
     Ok(version.git_version)
 }
@@ -127,7 +129,7 @@ pub(super) async fn channel(
 }
 
 /// The channels of a namespace, or of the whole cluster.
-pub(super) async fn channels(
+pub(crate) async fn channels(
     client: &Client,
     namespace: Option<&str>,
 ) -> Result<Vec<WhatsAppChannel>, ApiProblem> {
@@ -157,6 +159,7 @@ pub async fn neighbours(client: &Client, namespaces: &[String]) -> Neighbours {
         return Neighbours {
             channels,
             seen: "the whole cluster".to_owned(),
+            whole: true,
             unseen: Vec::new(),
         };
     }
@@ -180,7 +183,7 @@ pub async fn neighbours(client: &Client, namespaces: &[String]) -> Neighbours {
 }
 
 /// A Secret; `None` where there is none.
-pub(super) async fn secret(
+pub(crate) async fn secret(
     client: &Client,
     namespace: &str,
     name: &str,
@@ -191,7 +194,7 @@ pub(super) async fn secret(
 
 /// The Kernel clients of other channels, as far as their Secrets can be read: the channel and its credentials. The
 /// second figure is how many could not be compared.
-pub(super) async fn clients_of<'a>(
+pub(crate) async fn clients_of<'a>(
     client: &Client,
     channels: &[&'a WhatsAppChannel],
 ) -> (Vec<(&'a WhatsAppChannel, Credentials)>, usize) {

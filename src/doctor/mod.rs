@@ -1,22 +1,19 @@
 //! What is wrong with a channel, step by step from the cluster to Kernel, for the person on call; and whether a real
 //! Kernel is as [`crate::kernel::contract`] assumes ([`conformance`]).
 //!
-//! `judge` turns what was seen into steps, `effective` shows a channel's settings with their sources, `report` holds
-//! and prints the result: all pure. `gather` reads the cluster, `surroundings` the configuration and the keys,
+//! `judge` turns what was seen into steps, `report` holds and prints the result: all pure. `gather` reads the cluster, `surroundings` the configuration and the keys,
 //! `examine` asks Kernel and puts the steps in order. Nothing here writes to the cluster or to Kernel, but for
 //! `conformance` when it is told to; nothing secret is in any text that leaves (Law 6).
 
 pub mod conformance;
-mod effective;
 mod examine;
-mod gather;
+pub(crate) mod gather;
 mod hints;
-mod judge;
+pub(crate) mod judge;
 mod report;
 mod surroundings;
 
 pub use self::{
-    effective::{Setting, Source, settings, yaml},
     examine::{Request, run},
     gather::{ApiProblem, Neighbours, Right, neighbours},
     report::{Outcome, Report, Step, StepId},

@@ -4,7 +4,10 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::effective::{Setting, yaml};
+use crate::{
+    api::{Setting, settings_yaml},
+    words::printable,
+};
 
 /// How a step came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -229,20 +232,20 @@ impl Report {
                 text,
                 "{word:<8} {:<16} {}{took}",
                 step.id.as_str(),
-                plain(&step.message)
+                printable(&step.message)
             );
             for detail in &step.details {
-                let _ = writeln!(text, "         - {}", plain(detail));
+                let _ = writeln!(text, "         - {}", printable(detail));
             }
             if let Some(next) = &step.next {
-                let _ = writeln!(text, "         next: {}", plain(next));
+                let _ = writeln!(text, "         next: {}", printable(next));
             }
         }
         if !self.effective.is_empty() {
             let _ = write!(
                 text,
                 "\nWhat is effective after defaults:\n\n{}",
-                yaml(&self.effective)
+                settings_yaml(&self.effective, 0)
             );
         }
         let verdict = match self.decisive() {
@@ -260,13 +263,6 @@ impl Report {
         value["exitCode"] = self.exit_code().into();
         value
     }
-}
-
-/// A text without what a terminal would act on: messages come from elsewhere.
-pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }
 
 #[cfg(test)]

@@ -28,24 +28,25 @@ pub enum ConfigSource {
 
 /// What is the same for every channel that is looked at.
 pub struct Surroundings {
-    pub(super) client: Client,
-    pub(super) kernel: kernel::Client,
-    pub(super) installation: Option<Installation>,
+    pub(crate) client: Client,
+    pub(crate) kernel: kernel::Client,
+    pub(crate) installation: Option<Installation>,
     /// Where the release is, if that is known.
-    pub(super) release: Option<String>,
-    pub(super) keys: Option<Keys>,
+    pub(crate) release: Option<String>,
+    pub(crate) keys: Option<Keys>,
     /// Why the keys are not there, for a person.
-    pub(super) no_keys: String,
-    pub(super) neighbours: Neighbours,
+    pub(crate) no_keys: String,
+    pub(crate) neighbours: Neighbours,
     /// Instead of the environment's.
-    pub(super) timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// The key of the ConfigMap that holds the file.
 const FILE: &str = "config.yaml";
 
 impl Surroundings {
-    /// Reads the surroundings of the channels of a namespace. The step says which configuration was used.
+    /// Reads the surroundings of the channels of these namespaces, the first of which is the one at home. The step says
+    /// which configuration was used.
     ///
     /// # Errors
     /// When TLS for Kernel can't be set up.
@@ -54,15 +55,16 @@ impl Surroundings {
         source: &ConfigSource,
         release_namespace: Option<&str>,
         installation_key: Option<&str>,
-        namespace: &str,
+        around: &[String],
         timeout: Option<Duration>,
     ) -> Result<(Self, Step), reqwest::Error> {
+        let namespace = around.first().map_or("default", String::as_str);
         let (installation, found_in, step) =
             configuration(&client, source, release_namespace, namespace).await;
         let known_release = release_namespace.map(ToOwned::to_owned).or(found_in);
         let release = known_release.clone().unwrap_or_else(|| namespace.to_owned());
         let (keys, no_keys) = keys(&client, &release, installation_key).await;
-        let mut namespaces = vec![namespace.to_owned()];
+        let mut namespaces = around.to_vec();
         if let Some(installation) = &installation {
             namespaces.extend(installation.scope(&release).unwrap_or_default());
             let allowed = installation.environments.values();

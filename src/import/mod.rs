@@ -23,6 +23,7 @@ pub use self::{
 use crate::{
     api::{GROUP, WebhookMode},
     validate::{self, Severity, Source, Validator},
+    words::printable,
 };
 
 /// What a document does not say.
@@ -94,7 +95,7 @@ pub fn import(sources: &[Source], options: &Options) -> Result<Outcome, validate
             if let Some(title) = document::title(value) {
                 let _ = write!(place, " ({title})");
             }
-            importer.document(value, &place.replace(char::is_control, "?"));
+            importer.document(value, &printable(&place));
         }
         if let Some((line, column)) = error {
             let what = format!(
@@ -160,11 +161,7 @@ impl Importer<'_> {
         self.ids.insert(channel.channel_id.clone(), place.to_owned());
         self.names.insert(name);
         for field in document::left_out(value) {
-            *self
-                .outcome
-                .left_out
-                .entry(field.replace(char::is_control, "?"))
-                .or_default() += 1;
+            *self.outcome.left_out.entry(printable(&field)).or_default() += 1;
         }
         let warnings = warnings.into_iter().map(|warning| format!("{place}: {warning}"));
         self.outcome.warnings.extend(warnings);

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Channel, Code, Options, Problem,
     manifest::{Found, SecretSeen},
-    near::near,
 };
-use crate::api::{SECRET_LABEL, WhatsAppChannelSpec};
+use crate::{
+    api::{SECRET_LABEL, WhatsAppChannelSpec},
+    words::hint,
+};
 
 /// Looks at all documents together.
 pub(super) fn check(found: &Found, options: Options<'_>, problems: &mut Vec<Problem>) {
@@ -160,8 +162,7 @@ fn missing(channel: &Channel, name: &str, secrets: &[SecretSeen]) -> String {
     let here = secrets
         .iter()
         .filter(|secret| secret.namespace == channel.namespace);
-    let near = near(name, here.map(|secret| secret.name.as_str()));
-    let hint = near.map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
+    let hint = hint(name, here.map(|secret| secret.name.as_str()));
     format!(
         "no Secret \"{name}\" for namespace {} in the files{hint}",
         channel.namespace

@@ -1,9 +1,10 @@
 //! A channel against the installation's configuration, and the configuration's own problems. Pure.
 
-use super::{Channel, Code, Problem, near::near, schema::listed};
+use super::{Channel, Code, Problem};
 use crate::{
     api::{Effective, WebhookMode},
     config::{ConfigError, Installation},
+    words::{hint, listed},
 };
 
 /// What the configuration's error says, as problems.
@@ -42,9 +43,8 @@ pub(super) fn check(channel: &Channel, installation: &Installation, problems: &m
     let name = &spec.environment;
     let Some(environment) = installation.environments.get(name) else {
         let known: Vec<&str> = installation.environments.keys().map(String::as_str).collect();
-        let hint = near(name, known.iter().copied())
-            .filter(|_| known.len() > 1)
-            .map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
+        // Of one alone it is said that it is there.
+        let hint = hint(name, known.iter().copied().filter(|_| known.len() > 1));
         let message = format!(
             "no such environment in the configuration: there is {}{hint}",
             listed(&known)

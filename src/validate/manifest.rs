@@ -9,16 +9,19 @@ use serde_json::Value;
 
 use super::{
     Code, Problem, Source, metadata,
-    near::{hint, near},
     schema::Definition,
     yaml::{self, Content, Document, Node, Position},
 };
-use crate::api::{GROUP, SECRET_LABEL, WhatsAppChannelSpec};
+use crate::{
+    api::{GROUP, SECRET_LABEL, WhatsAppChannelSpec},
+    words::{hint, near},
+};
 
 const KIND: &str = "WhatsAppChannel";
 const VERSION: &str = "v1alpha1";
 
 /// A channel as a manifest writes it.
+#[derive(Debug)]
 pub struct Channel {
     /// The file.
     pub file: String,
@@ -108,6 +111,37 @@ pub(super) fn read(source: &Source, definition: &Definition, namespace: &str, fo
     }
 }
 
+/// Every object of a text that parses, lists opened, for whoever goes on to use what was judged. Unlike a report it
+/// holds the values of Secrets.
+pub(crate) fn objects(text: &str) -> Vec<Value> {
+    fn collect(node: &Node, into: &mut Vec<Value>) {
+        match items(node) {
+            Some(items) => items.iter().for_each(|item| collect(item, into)),
+            None => into.push(node.json()),
+        }
+    }
+    let mut objects = Vec::new();
+    for document in &yaml::parse(text).0 {
+        collect(&document.root, &mut objects);
+    }
+    objects
+}
+
+/// What a list holds; `None` for what is no list.
+fn items(node: &Node) -> Option<&[Node]> {
+    let text = |key: &str| node.get(key).and_then(Node::text).unwrap_or_default();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let ours = || {
+        api_version
+            .rsplit_once('/')
+            .is_some_and(|(group, _)| group == GROUP)
+    };
+    if !kind.ends_with("List") || !(api_version == "v1" || ours()) {
+        return None;
+    }
+    node.get("items").map(Node::items)
+}
+
 struct Reader<'a> {
     file: &'a str,
     definition: &'a Definition,
@@ -139,15 +173,12 @@ impl Reader<'_> {
     }
 
     fn object(&mut self, node: &Node) {
+        if let Some(items) = items(node) {
+            return items.iter().for_each(|item| self.object(item));
+        }
         let text = |key: &str| node.get(key).and_then(Node::text).unwrap_or_default();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
         let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-        if kind.ends_with("List") && (api_version == "v1" || group == GROUP) && node.get("items").is_some() {
-            for item in node.get("items").map(Node::items).unwrap_or_default() {
-                self.object(item);
-            }
-            return;
-        }
         match (group, kind) {
             ("", "Secret") if api_version == "v1" => return self.secret(node),
             ("external-secrets.io", "ExternalSecret") => return self.external_secret(node),

@@ -1,9 +1,7 @@
 //! A manifest's metadata: names, labels, annotations, as the API server takes them. Pure.
 
-use super::{
-    near::hint,
-    yaml::{Content, Entry, Position},
-};
+use super::yaml::{Content, Entry, Position};
+use crate::words::hint;
 
 /// The fields of `metav1.ObjectMeta`.
 const METADATA: &[&str] = &[

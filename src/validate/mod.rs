@@ -4,37 +4,40 @@
 //! Pure: texts come in, a [`Report`] goes out. It reads no file, and no value of a Secret stands in what it says.
 
 mod across;
-mod effective;
 mod installation;
 mod manifest;
 mod metadata;
-mod near;
 mod output;
 mod rules;
 mod schema;
 mod yaml;
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde::Serialize;
 
+pub(crate) use self::manifest::objects;
 pub use self::{
-    effective::{Origin, Setting, settings},
-    installation::config_problems,
-    manifest::Channel,
-    output::Format,
-    schema::DefinitionError,
-    yaml::Position,
+    installation::config_problems, manifest::Channel, output::Format, schema::DefinitionError, yaml::Position,
 };
 use self::{manifest::Found, schema::Definition};
-use crate::config::Installation;
+use crate::{config::Installation, words};
 
-/// A text to judge.
+/// A text to judge. Its `Debug` shows nothing of it: it may hold a Secret.
+#[derive(Clone)]
 pub struct Source {
     /// What problems call it: the file's path, or `<stdin>`.
     pub name: String,
     /// The text.
     pub text: String,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How bad a problem is.
@@ -188,9 +191,7 @@ impl Problem {
             .chain(&mut printable.resource)
             .chain(&mut printable.field)
         {
-            if text.contains(char::is_control) {
-                *text = text.replace(char::is_control, "?");
-            }
+            *text = words::printable(text);
         }
         printable
     }
@@ -208,12 +209,14 @@ pub struct Options<'a> {
 }
 
 /// What was found.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Report {
     /// How many texts were judged.
     pub files: usize,
     /// Every channel, in the order of the files.
     pub channels: Vec<Channel>,
+    /// Every Secret, and what will make one: namespace and name.
+    pub secrets: BTreeSet<(String, String)>,
     /// How many documents were no channels: Secrets and whatever else.
     pub skipped: usize,
     /// Every problem, by file and place.
@@ -268,6 +271,11 @@ impl Validator {
             files: sources.len(),
             problems,
             channels: found.channels,
+            secrets: found
+                .secrets
+                .into_iter()
+                .map(|secret| (secret.namespace, secret.name))
+                .collect(),
             skipped: found.skipped,
         }
     }

@@ -4,8 +4,12 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{Problem, Report, Severity, settings};
-use crate::config::Installation;
+use super::{Channel, Problem, Report, Severity};
+use crate::{
+    api::{ChannelDefaults, settings, settings_yaml, yaml_scalar},
+    config::Installation,
+    words::{counted, printable},
+};
 
 /// How a report looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -95,10 +99,6 @@ impl Report {
     }
 }
 
-fn counted(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
 /// `file:line:column: error: namespace/name: field: message`, as compilers do.
 fn human(problem: &Problem) -> String {
     let mut text = String::new();
@@ -147,4 +147,27 @@ fn github(problem: &Problem) -> String {
     properties.push(format!("title={}", property(problem.code.as_str())));
     let text = message(&told(problem));
     format!("::{} {}::{text}", word(problem.severity), properties.join(","))
+}
+
+impl Channel {
+    /// What holds for it as a YAML document that says where each value comes from; nothing for a spec that is none.
+    /// `defaults` is `None` where the environment is not known.
+    pub fn effective_yaml(&self, defaults: Option<&ChannelDefaults>) -> String {
+        let Some(spec) = &self.spec else {
+            return String::new();
+        };
+        let note = if defaults.is_none() {
+            "# Without the channelDefaults of its environment: name the configuration with --config.\n"
+        } else {
+            ""
+        };
+        let settings = settings(spec, defaults.unwrap_or(&ChannelDefaults::default()));
+        format!(
+            "---\n# {}\n{note}metadata:\n  name: {}\n  namespace: {}\nspec:\n{}",
+            printable(&self.place()),
+            yaml_scalar(&json!(self.name)),
+            yaml_scalar(&json!(self.namespace)),
+            settings_yaml(&settings, 1)
+        )
+    }
 }

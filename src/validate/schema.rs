@@ -10,10 +10,10 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     Code,
-    near::{hint, near},
     rules::{NotJudged, Rules},
     yaml::{Content, Entry, Node, Position},
 };
+use crate::words::{hint, listed};
 
 /// The schema of a value.
 #[derive(Deserialize)]
@@ -230,10 +230,11 @@ impl Judge<'_> {
             self.say(at, path, Code::TooShort, "must not be empty".to_owned());
         }
         if !shape.words.is_empty() && !shape.words.iter().any(|word| word == text) {
-            let mut message = format!("must be one of {}", listed(&shape.words));
-            if let Some(near) = near(text, shape.words.iter().map(String::as_str)) {
-                message = format!("{message}; did you mean \"{near}\"?");
-            }
+            let message = format!(
+                "must be one of {}{}",
+                listed(&shape.words),
+                hint(text, shape.words.iter().map(String::as_str))
+            );
             self.say(at, path, Code::Enum, message);
         }
     }
@@ -311,19 +312,6 @@ fn no_such_field(name: &str, shape: &Shape, whole: Option<&Shape>) -> String {
         places => format!("; did you mean {}?", places.join(" or ")),
     };
     format!("no such field{hint}")
-}
-
-/// Words as a person lists them: `"a", "b" or "c"`.
-pub(super) fn listed(words: &[impl AsRef<str>]) -> String {
-    let quoted: Vec<String> = words
-        .iter()
-        .map(|word| format!("\"{}\"", word.as_ref()))
-        .collect();
-    match quoted.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, others)) => format!("{} or {last}", others.join(", ")),
-        None => String::new(),
-    }
 }
 
 impl Kind {

@@ -343,15 +343,15 @@ fn the_configuration_is_held_against_each_channel() {
 }
 
 #[test]
-fn every_field_of_the_spec_is_among_the_settings_with_its_origin() {
+fn every_field_of_the_spec_is_among_the_settings_with_its_source() {
     let mut leaves = Validator::new().unwrap().definition.leaves();
     let full = "{channelId: a, environment: e, phoneNumber: '1', kernel: {credentialsSecretRef: {name: s}}, \
                 webhook: {apiKeySecretRef: {name: k, key: v}}}";
     let full = serde_json::from_value(yaml::parse(full).0[0].root.json()).unwrap();
     let defaults = crate::api::ChannelDefaults::default();
-    let mut shown: Vec<String> = settings(&full, &defaults)
+    let mut shown: Vec<String> = crate::api::settings(&full, &defaults)
         .iter()
-        .map(|it| it.field.to_owned())
+        .map(|it| it.path.to_owned())
         .collect();
     leaves.sort();
     shown.sort();
@@ -424,6 +424,15 @@ fn the_codes_are_the_documented_ones() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
+    /// A text that is shown among the settings is read back as itself, also by who goes by YAML 1.1.
+    #[test]
+    fn a_text_that_is_shown_is_read_back_as_itself(text in "[ -~é\n]{0,12}|[0-9a-fx.e+:-]{1,8}|(?i)y|no|on|null|~|[0-9]{1,3}[hms]") {
+        let shown = crate::api::yaml_scalar(&serde_json::json!(text));
+        let (documents, error) = yaml::parse(&format!("a: {shown}  # spec\n"));
+        prop_assert!(error.is_none(), "{}", shown);
+        prop_assert_eq!(&documents[0].root.json()["a"], &serde_json::json!(text));
+    }
+
     /// Whatever a file holds and is called, a report has a line for each problem and one more: nothing in a file can
     /// write a line, or a workflow command, of its own.
     #[test]

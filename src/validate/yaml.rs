@@ -312,11 +312,6 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Content {
     }
 }
 
-/// Whether a plain scalar of this text is a text.
-pub(super) fn is_text(text: &str) -> bool {
-    matches!(scalar(text, ScalarStyle::Plain, None), Content::Text(_))
-}
-
 /// A number, if the text starts as one and is one: decimal, octal (`010`, `0o10`), hexadecimal, binary, or a float.
 fn number(text: &str) -> Option<Number> {
     text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))

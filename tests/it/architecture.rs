@@ -25,9 +25,10 @@ const PURE: &[&str] = &[
     "src/controller/lease/decide.rs",
     "src/controller/lease/timing.rs",
     "src/controller/inspect.rs",
+    "src/controller/preview.rs",
+    "src/controller/roll.rs",
     "src/doctor/judge",
     "src/doctor/report.rs",
-    "src/doctor/effective.rs",
     "src/doctor/hints.rs",
     "src/doctor/conformance/difference.rs",
     "src/doctor/conformance/evidence.rs",
@@ -40,6 +41,10 @@ const PURE: &[&str] = &[
     "src/sim/apiproxy/request.rs",
     "src/validate",
     "src/import",
+    "src/plan/judge.rs",
+    "src/plan/overlay.rs",
+    "src/plan/report.rs",
+    "src/words.rs",
 ];
 const EFFECTS: &[&str] = &[
     "tokio::",
@@ -95,7 +100,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "src/controller",
-        &["crate::bridge", "crate::sim", "crate::journal", "crate::doctor"],
+        &[
+            "crate::bridge",
+            "crate::sim",
+            "crate::journal",
+            "crate::doctor",
+            "crate::plan",
+        ],
     ),
     (
         "src/bridge",
@@ -103,6 +114,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "src/doctor",
+        &["crate::bridge", "crate::sim", "crate::journal", "crate::cli"],
+    ),
+    (
+        "src/plan",
         &["crate::bridge", "crate::sim", "crate::journal", "crate::cli"],
     ),
     // Who leads is decided without a look at what is led.

@@ -26,7 +26,7 @@ fn help_teaches() {
     for (arguments, words) in [
         (
             vec!["--help"],
-            vec!["controller", "bridge", "crd", "doctor", "WhatsAppChannel"],
+            vec!["controller", "bridge", "crd", "doctor", "plan", "WhatsAppChannel"],
         ),
         (
             vec!["bridge", "--help"],
@@ -48,6 +48,16 @@ fn help_teaches() {
                 "kustomize build",
                 "--show-effective",
                 "--output github",
+            ],
+        ),
+        (
+            vec!["plan", "--help"],
+            vec![
+                "Exit status",
+                "Signs: +",
+                "--no-kernel",
+                "--detailed-exit-code",
+                "[default: 4]",
             ],
         ),
         (

@@ -29,6 +29,7 @@ mod lifecycle;
 mod matrix;
 mod memory;
 mod outage;
+mod plan;
 mod rights;
 mod scale;
 mod schema;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::{Finding, Options, Restored, Verdict, evidence::Evidence, findings::judge};
-use crate::{api::ApiVersion, doctor::report::plain};
+use crate::{api::ApiVersion, words::printable};
 
 /// What came of a run.
 #[derive(Clone, Debug)]
@@ -103,7 +103,7 @@ impl ConformanceReport {
                 "{:<14} {:<24} observed: {}",
                 "",
                 "",
-                plain(&finding.observed)
+                printable(&finding.observed)
             );
             if let Some(change) = &finding.change {
                 let _ = writeln!(text, "{:<14} {:<24} change: {change}", "", "");

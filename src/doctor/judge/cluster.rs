@@ -2,25 +2,24 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use kube::ResourceExt;
 
 use crate::doctor::{
     gather::{ApiProblem, Neighbours},
     report::{Step, StepId},
 };
 use crate::{
-    api::{ChannelId, Claim, CredentialsRef, WebhookMode, WhatsAppChannel},
-    cluster::SecretProblem,
+    api::{Claim, CredentialsRef, WebhookMode, WhatsAppChannel},
+    cluster::{self, SecretProblem},
     config::{ConfigError, Held as HeldPart, Installation},
+    controller::roll::Roll,
+    words,
 };
 
 /// How many names near a wrong one are shown.
 const NEAR: usize = 3;
-/// How alike a name must be to be shown (Jaro-Winkler).
-const ALIKE: f64 = 0.7;
 
 /// A call to the API server that failed.
-pub(in crate::doctor) fn unread(id: StepId, what: &str, problem: &ApiProblem) -> Step {
+pub(crate) fn unread(id: StepId, what: &str, problem: &ApiProblem) -> Step {
     match problem {
         ApiProblem::Forbidden(right) => Step::unknown(
             id,
@@ -47,7 +46,7 @@ pub(in crate::doctor) fn unread(id: StepId, what: &str, problem: &ApiProblem) ->
 }
 
 /// The API server.
-pub(in crate::doctor) fn cluster(version: Result<String, ApiProblem>) -> Step {
+pub(crate) fn cluster(version: Result<String, ApiProblem>) -> Step {
     match version {
         Ok(version) => Step::ok(StepId::Cluster, format!("the API server answers ({version})")),
         Err(problem) => unread(StepId::Cluster, "the API server's version", &problem),
@@ -55,7 +54,7 @@ pub(in crate::doctor) fn cluster(version: Result<String, ApiProblem>) -> Step {
 }
 
 /// The resource's definition: a list that finds nothing at its path has none.
-pub(in crate::doctor) fn definition(list: &Result<Vec<WhatsAppChannel>, ApiProblem>) -> Step {
+pub(crate) fn definition(list: &Result<Vec<WhatsAppChannel>, ApiProblem>) -> Step {
     match list {
         Ok(channels) => Step::ok(
             StepId::Definition,
@@ -97,7 +96,8 @@ pub(in crate::doctor) fn resource(
                 format!("there is no WhatsAppChannel {name:?} in namespace {namespace:?}"),
                 "kubectl get wac -A",
             );
-            return match near(name, others).as_slice() {
+            let near = words::nearest(name, others.iter().map(String::as_str));
+            return match near.get(..NEAR).unwrap_or(&near) {
                 [] => step,
                 near => {
                     let next = format!(
@@ -122,20 +122,6 @@ pub(in crate::doctor) fn resource(
         StepId::Resource,
         format!("channel {} ({number})", channel.spec.channel_id),
     )
-}
-
-fn near(name: &str, others: &[String]) -> Vec<String> {
-    let mut alike: Vec<(f64, &String)> = others
-        .iter()
-        .map(|other| (strsim::jaro_winkler(name, other), other))
-        .filter(|(alike, _)| *alike >= ALIKE)
-        .collect();
-    alike.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
-    alike
-        .into_iter()
-        .take(NEAR)
-        .map(|(_, name)| name.clone())
-        .collect()
 }
 
 /// A configuration that was read from there, or could not be used.
@@ -275,7 +261,8 @@ pub(in crate::doctor) fn conflicts(
 ) -> Step {
     let id = StepId::Conflicts;
     let seen = &neighbours.seen;
-    let rivals = rivals(channel, neighbours, installation);
+    let roll = Roll::new(neighbours.channels.iter().chain([channel]), installation);
+    let rivals = roll.rivals(channel);
     let unseen = |step: Step| {
         if neighbours.unseen.is_empty() {
             step
@@ -293,11 +280,7 @@ pub(in crate::doctor) fn conflicts(
             .collect();
         names.join(", ")
     };
-    let own = claim(channel);
-    let holder = rivals
-        .iter()
-        .filter(|rival| own.as_ref().is_some_and(|own| *rival < own))
-        .min();
+    let holder = roll.holder(channel);
     unseen(match (rivals.as_slice(), holder) {
         ([], _) => Step::ok(id, format!("no other resource names this channel (seen: {seen})")),
         (_, Some(holder)) => Step::fail(
@@ -319,39 +302,6 @@ pub(in crate::doctor) fn conflicts(
             ),
             "delete those: they never become Ready",
         ),
-    })
-}
-
-fn rivals(
-    channel: &WhatsAppChannel,
-    neighbours: &Neighbours,
-    installation: Option<&Installation>,
-) -> Vec<Claim> {
-    let Ok(id) = channel.spec.channel_id.parse::<ChannelId>() else {
-        return Vec::new();
-    };
-    let allowed = |other: &WhatsAppChannel| {
-        installation.is_none_or(|installation| {
-            let environment = installation.environments.get(&other.spec.environment);
-            environment.is_some_and(|environment| environment.allows(&other.namespace().unwrap_or_default()))
-        })
-    };
-    let mut rivals: Vec<Claim> = neighbours
-        .channels
-        .iter()
-        .filter(|other| other.uid() != channel.uid() && other.metadata.deletion_timestamp.is_none())
-        .filter(|other| other.spec.channel_id.parse() == Ok(id) && allowed(other))
-        .filter_map(claim)
-        .collect();
-    rivals.sort();
-    rivals
-}
-
-fn claim(channel: &WhatsAppChannel) -> Option<Claim> {
-    Some(Claim {
-        created: channel.creation_timestamp()?.0.as_second(),
-        namespace: channel.namespace()?,
-        name: channel.name_any(),
     })
 }
 
@@ -384,10 +334,7 @@ pub(in crate::doctor) fn secrets_usable(secret: &Secret, reference: &Credentials
     let name = &reference.name;
     let padded: Vec<&str> = keys
         .into_iter()
-        .filter(|key| {
-            let value = secret.data.as_ref().and_then(|data| data.get(*key));
-            value.is_some_and(|value| value.0.trim_ascii().len() != value.0.len())
-        })
+        .filter(|key| cluster::is_spaced(secret, key))
         .collect();
     if padded.is_empty() {
         return Step::ok(
@@ -465,6 +412,7 @@ mod tests {
         let (old, new) = (channel("old", 100), channel("new", 200));
         let neighbours = Neighbours {
             channels: vec![old.clone(), new.clone()],
+            whole: false,
             seen: "namespace aura-es".into(),
             unseen: vec!["aura-br".into()],
         };
@@ -479,10 +427,11 @@ mod tests {
     }
 
     #[test]
-    fn names_near_a_wrong_one_are_shown_nearest_first() {
+    fn names_near_a_wrong_one_are_shown() {
         let names = ["shop-es", "shop-ec", "zzz"].map(ToOwned::to_owned);
-        assert_eq!(near("shop-e", &names), ["shop-ec", "shop-es"]);
-        assert!(near("qqqq", &names).is_empty());
+        let next = |name| resource("aura-es", name, &Ok(None), &names).next.unwrap();
+        assert!(next("shop-e").contains("did you mean shop-es or shop-ec?"));
+        assert!(!next("qqqq").contains("did you mean"));
     }
 
     #[test]

@@ -4,4 +4,5 @@ mod cluster;
 mod kernel;
 mod status;
 
+pub(crate) use self::cluster::{cluster, definition, unread};
 pub(super) use self::{cluster::*, kernel::*, status::*};

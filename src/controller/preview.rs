@@ -1,0 +1,331 @@
+//! What a pass of the controller would come to, without making one: its own decision, asked with what somebody else has
+//! read. Pure; nothing that it says is ever done.
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use secrecy::ExposeSecret;
+
+use super::{
+    decide::{Announced, EnvironmentView, Observed, Step, decide},
+    inspect::Subject,
+    status::{self, Key, Told},
+    webhook::{Desired, Held},
+};
+use crate::{
+    api::{
+        ChannelId, Effective, REQUESTED_AT, WebhookMode, WhatsAppChannel, WhatsAppChannelStatus,
+        conditions::Reason,
+    },
+    cluster::SecretProblem,
+    config::{Environment, key_ref},
+    kernel::{KernelError, ReadBack},
+    keys::{ApiKey, Keys},
+};
+
+/// A channel and what has been read of it so far. What is `None` has not been looked at.
+pub(crate) struct Look<'a> {
+    /// The channel as it is, or would be; its status is that of the cluster.
+    pub channel: &'a WhatsAppChannel,
+    /// Its id.
+    pub id: ChannelId,
+    /// Its environment, where there is one of its name.
+    pub environment: Option<&'a Environment>,
+    /// Its settings.
+    pub effective: &'a Effective,
+    /// Now.
+    pub now: Timestamp,
+    /// The installation's keys, where they may be known.
+    pub keys: Option<&'a Keys>,
+    /// The resource that holds the channel instead of this one, as "namespace/name".
+    pub holder: Option<String>,
+    /// The older resource with the same Kernel client.
+    pub client_holder: Option<String>,
+    /// Its Secrets.
+    pub secrets: Option<Result<SecretsSeen, SecretProblem>>,
+    /// Kernel's auth server was asked.
+    pub token: Option<Result<(), KernelError>>,
+    /// Kernel was asked for the webhook.
+    pub held: Option<Result<ReadBack, KernelError>>,
+}
+
+/// What a channel's Secrets gave, beside its credentials.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SecretsSeen {
+    /// The version of the one with its Kernel client; `None` where it would be another than in the cluster.
+    pub version: Option<String>,
+    /// The version of the one with a key issued elsewhere.
+    pub key_version: Option<String>,
+    /// That key.
+    pub issued: Option<ApiKey>,
+}
+
+/// What the controller would do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Read the channel's Secrets.
+    Secrets,
+    /// Fetch a token.
+    Token,
+    /// Ask Kernel for the webhook.
+    Webhook,
+    /// It would come to this.
+    Ends(Preview),
+}
+
+/// What a pass would come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Preview {
+    /// What would be done at Kernel.
+    pub forecast: Forecast,
+    /// Kernel holds the channel's webhook, and whether with the key in force could not be told.
+    pub key_not_compared: bool,
+}
+
+/// What would be done at Kernel. The texts are for people and hold no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Forecast {
+    /// Nothing, and why.
+    Nothing(String),
+    /// A webhook would be registered where none is known to be.
+    Register,
+    /// Our webhook would be set anew, because of this.
+    Renew(&'static str),
+    /// Somebody has changed what was set: it would be set again.
+    PutBack,
+    /// Another party's webhook, at this host, would be replaced.
+    TakeOver {
+        /// Its host.
+        host: String,
+    },
+    /// The webhook of the system before, at this host, would be replaced.
+    ReplaceLegacy {
+        /// Its host.
+        host: String,
+    },
+    /// The channel would not become Ready, for this reason.
+    Refused {
+        /// The reason that would stand in its status.
+        reason: Reason,
+        /// What to do.
+        message: String,
+    },
+    /// It can't be told, because of this.
+    Unclear(String),
+}
+
+impl Preview {
+    fn of(forecast: Forecast) -> Self {
+        Self {
+            forecast,
+            key_not_compared: false,
+        }
+    }
+
+    fn nothing(why: impl Into<String>) -> Self {
+        Self::of(Forecast::Nothing(why.into()))
+    }
+}
+
+impl Look<'_> {
+    fn subject<'b>(&'b self, environment: &'b Environment, namespace: &'b str) -> Subject<'b> {
+        let secrets = self.secrets.as_ref().and_then(|secrets| secrets.as_ref().ok());
+        Subject {
+            environment_name: &self.channel.spec.environment,
+            environment,
+            namespace,
+            channel: self.id,
+            effective: self.effective,
+            issued: secrets.and_then(|secrets| secrets.issued.as_ref()),
+            keys: self.keys,
+        }
+    }
+
+    /// Whether a status says that Kernel was told of the webhook for just this spec, Secret and key. Without the
+    /// installation key, the one that Kernel was told is taken to be still in force.
+    fn was_registered(&self, old: &WhatsAppChannelStatus, namespace: &str) -> bool {
+        let (Some(environment), Some(Ok(secrets))) = (self.environment, &self.secrets) else {
+            return false;
+        };
+        let told_id = old
+            .webhook_key
+            .as_ref()
+            .and_then(|told| told.installation_key_id.as_deref());
+        let version = secrets.key_version.as_deref();
+        let mode = self.effective.mode;
+        let key = if mode == WebhookMode::Legacy {
+            Key::Legacy { version }
+        } else if key_ref(self.environment, &self.channel.spec, mode).is_some() {
+            Key::Issued { version }
+        } else {
+            Key::Derived {
+                generation: self.effective.key_generation,
+                id: self.keys.map(Keys::id).or(told_id).unwrap_or_default(),
+            }
+        };
+        let told = Told {
+            mode,
+            generation: self.channel.metadata.generation.unwrap_or_default(),
+            secret_version: secrets.version.as_deref(),
+            webhook_url: Some(self.subject(environment, namespace).expected()),
+            key,
+        };
+        told.stands_in(old)
+    }
+
+    /// What the controller would do next.
+    pub fn next(&self) -> Next {
+        let (old, namespace) = (self.status(), self.namespace());
+        if self.channel.metadata.deletion_timestamp.is_some() {
+            return Next::Ends(Preview::nothing("it is being deleted"));
+        }
+        if self.effective.suspend {
+            return Next::Ends(Preview::nothing("it is suspended"));
+        }
+        let (held, compared) = match (&self.held, self.environment) {
+            (Some(Ok(ReadBack::Url(url))), Some(environment)) => {
+                let subject = self.subject(environment, &namespace);
+                let (held, compared) = subject.held(url.expose_secret());
+                (Some(Ok(held)), compared)
+            }
+            (Some(Ok(ReadBack::Unsupported)), _) => (Some(Ok(Held::Unsupported)), true),
+            (Some(Ok(_)), _) => (Some(Ok(Held::Empty)), true),
+            (Some(Err(error)), _) => (Some(Err(error.clone())), true),
+            (None, _) => (None, true),
+        };
+        let seen = self.observed(&old, &namespace, held);
+        let preview = match decide(&seen) {
+            Step::ReadSecret => return Next::Secrets,
+            Step::FetchToken => return Next::Token,
+            Step::ReadWebhook => return Next::Webhook,
+            Step::SetWebhook => self.change(&seen, &namespace),
+            Step::Done(_) if let Some(error) = self.transient() => {
+                Preview::of(Forecast::Unclear(error.to_string()))
+            }
+            Step::Done(verdict) if verdict.reason.is_good() => {
+                Preview::nothing(match (&seen.environment, verdict.reason) {
+                    (EnvironmentView::Held { reason, .. }, _) => {
+                        format!("its environment is on hold: {reason}")
+                    }
+                    (_, Reason::Observed) => verdict.message,
+                    _ => String::new(),
+                })
+            }
+            Step::Done(verdict) => Preview::of(Forecast::Refused {
+                reason: verdict.reason,
+                message: verdict.message,
+            }),
+            // Never of a leader whose keys are known: see `observed`.
+            Step::StandBy | Step::Announce | Step::ComeBack(_) => {
+                Preview::of(Forecast::Unclear("the controller would wait".to_owned()))
+            }
+        };
+        Next::Ends(Preview {
+            key_not_compared: !compared,
+            ..preview
+        })
+    }
+
+    /// What would come of it as far as that can be told without asking Kernel.
+    pub fn without_kernel(&self) -> Preview {
+        let (old, namespace) = (self.status(), self.namespace());
+        Preview::of(if self.effective.mode == WebhookMode::Observe {
+            Forecast::Nothing("mode Observe".to_owned())
+        } else if self.was_registered(&old, &namespace) {
+            Forecast::Nothing("registered, as its status says".to_owned())
+        } else if old.registered_at.is_none() {
+            Forecast::Register
+        } else {
+            Forecast::Renew("the channel is another than when it was registered")
+        })
+    }
+
+    fn status(&self) -> WhatsAppChannelStatus {
+        self.channel.status.clone().unwrap_or_default()
+    }
+
+    fn namespace(&self) -> String {
+        self.channel.namespace().unwrap_or_default()
+    }
+
+    fn transient(&self) -> Option<&KernelError> {
+        let token = self.token.as_ref().and_then(|token| token.as_ref().err());
+        let held = self.held.as_ref().and_then(|held| held.as_ref().err());
+        held.or(token).filter(|error| error.is_transient())
+    }
+
+    fn observed<'b>(
+        &'b self,
+        old: &'b WhatsAppChannelStatus,
+        namespace: &str,
+        held: Option<Result<Held, KernelError>>,
+    ) -> Observed<'b> {
+        let ready = status::ready(old);
+        let was = |reason: Reason| ready.is_some_and(|ready| ready.reason == reason.as_str());
+        let generation = self.channel.metadata.generation.unwrap_or_default();
+        let requested = self.channel.annotations().get(REQUESTED_AT);
+        let asked = requested.is_some() && requested != old.last_handled_reconcile_at.as_ref();
+        let legacy = self
+            .environment
+            .and_then(|environment| environment.legacy_callback.as_ref())
+            .map(|legacy| Desired::from_template(&legacy.url, self.id, None).masked());
+        Observed {
+            leading: true,
+            now: self.now,
+            generation,
+            environment_name: &self.channel.spec.environment,
+            environment: EnvironmentView::of(self.environment, self.effective, namespace, self.now),
+            effective: self.effective,
+            holder: self.holder.clone(),
+            secret_name: &self.channel.spec.kernel.credentials_secret_ref.name,
+            secret: self
+                .secrets
+                .as_ref()
+                .map(|secrets| secrets.as_ref().map(|_| ()).map_err(Clone::clone)),
+            client_holder: self.client_holder.clone(),
+            // What a look would come to is the question, whether or not one is due.
+            fresh: false,
+            registered: self.was_registered(old, namespace),
+            misses: 0,
+            message_before: ready.map(|ready| ready.message.as_str()),
+            was_legacy: was(Reason::LegacyRegistered) || (legacy.is_some() && old.webhook_url == legacy),
+            taken_over: old.taken_over.as_ref(),
+            contested: was(Reason::WebhookContested) && old.observed_generation == Some(generation) && !asked,
+            // That the bridge is told of the key first is a matter of seconds.
+            announced: Announced::Known,
+            token: self.token.clone(),
+            held,
+            set: None,
+        }
+    }
+
+    /// What setting the webhook would be.
+    fn change(&self, seen: &Observed<'_>, namespace: &str) -> Preview {
+        let held = seen.held.as_ref().and_then(|held| held.as_ref().ok());
+        Preview::of(match held {
+            Some(Held::Unsupported) if seen.registered => {
+                return Preview::nothing("registered, as its status says: Kernel can't be read back");
+            }
+            Some(Held::Foreign { host }) => Forecast::TakeOver { host: host.clone() },
+            Some(Held::Legacy { host }) => Forecast::ReplaceLegacy { host: host.clone() },
+            Some(Held::Empty | Held::Outdated) if seen.registered => Forecast::PutBack,
+            Some(Held::Outdated) if self.is_elsewhere(namespace) => {
+                Forecast::Renew("Kernel calls an address that is no longer in force")
+            }
+            Some(Held::Outdated) => Forecast::Renew("Kernel holds another key"),
+            Some(Held::Current { .. }) => Forecast::Renew("Kernel does not show which key it holds"),
+            Some(Held::Empty | Held::Unsupported) | None => Forecast::Register,
+        })
+    }
+
+    fn is_elsewhere(&self, namespace: &str) -> bool {
+        let (Some(environment), Some(Ok(ReadBack::Url(url)))) = (self.environment, &self.held) else {
+            return false;
+        };
+        let whose = self.subject(environment, namespace).judge(url.expose_secret());
+        whose == super::inspect::Whose::Former
+    }
+}
+
+#[cfg(test)]
+#[path = "preview_tests.rs"]
+mod tests;

@@ -1,0 +1,296 @@
+//! What is forecast for each webhook that Kernel may hold, with and without the installation key.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use secrecy::SecretString;
+
+use super::*;
+use crate::{
+    api::{ChannelDefaults, Condition, Existing, WebhookKeyStatus, WhatsAppChannelSpec, conditions::types},
+    config::Installation,
+    keys::{CONVERSATIONS, CURRENT, KeyMaterial, Tag},
+};
+
+const NOW: i64 = 1_800_000_000;
+
+fn environment(more: &str) -> Environment {
+    let text = format!(
+        r"
+environments:
+  es-pro:
+    namespaces: [n]
+    publicUrl: https://svc.example.com
+    formerPublicUrls: [https://old.example.com]
+    kernel: {{apiUrl: https://k.example.com, authUrl: https://k.example.com}}
+    aura: {{messagesUrl: https://a.example.com, replyUrl: http://b, outboundAuth: {{apiKeyFile: /x}}, inboundAuth: {{apiKeyFile: /x}}}}
+    legacyCallback: {{url: 'https://legacy.example.com/cb?apikey={{apikey}}&channelId={{channelId}}'}}
+    {more}
+"
+    );
+    let mut installation = Installation::parse(&text, "t").unwrap();
+    installation.environments.remove("es-pro").unwrap()
+}
+
+fn keys() -> Keys {
+    let entry = |name: &str| [CURRENT, CONVERSATIONS].contains(&name).then(|| vec![b'k'; 64]);
+    Keys::derive(&KeyMaterial::new(entry).unwrap())
+}
+
+fn channel() -> WhatsAppChannel {
+    let mut channel = WhatsAppChannel::new("shop", WhatsAppChannelSpec::example());
+    channel.metadata.namespace = Some("n".into());
+    channel.metadata.generation = Some(1);
+    channel
+}
+
+fn id() -> ChannelId {
+    WhatsAppChannelSpec::example().channel_id.parse().unwrap()
+}
+
+fn url(host: &str, key: &str) -> String {
+    format!(
+        "https://{host}/aura-services/v1/whatsapp/messages?apikey={key}&channelId={}",
+        id()
+    )
+}
+
+fn ours() -> String {
+    let key = keys().api_key(Tag::new("es-pro", "n"), 1, id());
+    url("svc.example.com", key.expose())
+}
+
+/// A channel whose status says that it is registered.
+fn registered() -> WhatsAppChannel {
+    let mut channel = channel();
+    let ready = Condition {
+        type_: types::READY.into(),
+        status: "True".into(),
+        reason: Reason::Succeeded.as_str().into(),
+        message: String::new(),
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        observed_generation: None,
+    };
+    channel.status = Some(WhatsAppChannelStatus {
+        observed_generation: Some(1),
+        conditions: vec![ready],
+        webhook_url: Some(url("svc.example.com", "****")),
+        registered_at: Some(Time(Timestamp::UNIX_EPOCH)),
+        webhook_key: Some(WebhookKeyStatus {
+            generation: Some(1),
+            installation_key_id: Some(keys().id().to_owned()),
+            ..WebhookKeyStatus::default()
+        }),
+        observed_secret_version: Some("7".into()),
+        ..WhatsAppChannelStatus::default()
+    });
+    channel
+}
+
+/// What is seen of a channel, all of it.
+struct Case {
+    channel: WhatsAppChannel,
+    environment: Environment,
+    keys: Option<Keys>,
+    held: Result<ReadBack, KernelError>,
+}
+
+impl Case {
+    fn new(channel: WhatsAppChannel, held: &str) -> Self {
+        let held = match held {
+            "" => ReadBack::Empty,
+            url => ReadBack::Url(SecretString::from(url)),
+        };
+        Self {
+            channel,
+            environment: environment(""),
+            keys: Some(keys()),
+            held: Ok(held),
+        }
+    }
+
+    fn with<T>(&self, look: impl FnOnce(Look<'_>) -> T) -> T {
+        let effective = Effective::new(&self.channel.spec, &ChannelDefaults::default());
+        look(Look {
+            channel: &self.channel,
+            id: id(),
+            environment: Some(&self.environment),
+            effective: &effective,
+            now: Timestamp::from_second(NOW).unwrap(),
+            keys: self.keys.as_ref(),
+            holder: None,
+            client_holder: None,
+            secrets: Some(Ok(SecretsSeen {
+                version: Some("7".into()),
+                ..SecretsSeen::default()
+            })),
+            token: Some(Ok(())),
+            held: Some(self.held.clone()),
+        })
+    }
+
+    #[track_caller]
+    fn comes_to(&self, forecast: &Forecast) {
+        assert_eq!(&self.preview().forecast, forecast);
+    }
+
+    fn preview(&self) -> Preview {
+        match self.with(|look| look.next()) {
+            Next::Ends(preview) => preview,
+            next => panic!("{next:?}"),
+        }
+    }
+}
+
+#[test]
+fn each_webhook_at_kernel_has_its_forecast() {
+    let new = |held: &str| Case::new(channel(), held);
+    let known = |held: &str| Case::new(registered(), held);
+    let fine = Forecast::Nothing(String::new());
+    new("").comes_to(&Forecast::Register);
+    new(&ours()).comes_to(&fine);
+    new(&url("svc.example.com", "other")).comes_to(&Forecast::Renew("Kernel holds another key"));
+    new(&url("svc.example.com", "****"))
+        .comes_to(&Forecast::Renew("Kernel does not show which key it holds"));
+    new(&url("old.example.com", "other")).comes_to(&Forecast::Renew(
+        "Kernel calls an address that is no longer in force",
+    ));
+    known(&ours()).comes_to(&fine);
+    known(&url("svc.example.com", "****")).comes_to(&fine);
+    known("").comes_to(&Forecast::PutBack);
+    known(&url("svc.example.com", "other")).comes_to(&Forecast::PutBack);
+
+    let mut blind = known("");
+    blind.held = Ok(ReadBack::Unsupported);
+    assert!(matches!(blind.preview().forecast, Forecast::Nothing(why) if why.contains("can't be read")));
+    blind.channel = channel();
+    blind.comes_to(&Forecast::Register);
+}
+
+#[test]
+fn another_partys_webhook_is_refused_or_taken_over_as_the_spec_says() {
+    let foreign = url("elsewhere.example.com", "x");
+    let legacy = format!("https://legacy.example.com/cb?apikey=x&channelId={}", id());
+    for (held, host) in [(foreign, "elsewhere.example.com"), (legacy, "legacy.example.com")] {
+        let mut case = Case::new(channel(), &held);
+        let forecast = case.preview().forecast;
+        assert!(
+            matches!(&forecast, Forecast::Refused { reason: Reason::WebhookForeign, message } if message.contains(host)),
+            "{forecast:?}"
+        );
+        case.channel.spec.webhook = Some(crate::api::Webhook {
+            existing: Some(Existing::TakeOver),
+            ..crate::api::Webhook::default()
+        });
+        let host = host.to_owned();
+        case.comes_to(&if host.starts_with("legacy") {
+            Forecast::ReplaceLegacy { host }
+        } else {
+            Forecast::TakeOver { host }
+        });
+        case.channel.spec.webhook = Some(crate::api::Webhook {
+            mode: Some(WebhookMode::Observe),
+            ..crate::api::Webhook::default()
+        });
+        let forecast = case.preview().forecast;
+        assert!(
+            matches!(&forecast, Forecast::Nothing(why) if why.contains("would be replaced")),
+            "{forecast:?}"
+        );
+    }
+}
+
+#[test]
+fn without_the_installation_key_a_derived_key_is_believed_and_that_is_said() {
+    let without = |channel, held: &str| {
+        let mut case = Case::new(channel, held);
+        case.keys = None;
+        case
+    };
+    for channel in [channel(), registered()] {
+        let preview = without(channel, &ours()).preview();
+        assert_eq!(preview.forecast, Forecast::Nothing(String::new()));
+        assert!(preview.key_not_compared);
+    }
+    assert!(!Case::new(channel(), &ours()).preview().key_not_compared);
+    let other = keys().api_key(Tag::new("es-pro", "n"), 2, id());
+    let preview = without(channel(), &url("svc.example.com", other.expose())).preview();
+    assert_eq!(preview.forecast, Forecast::Renew("Kernel holds another key"));
+    assert!(!preview.key_not_compared, "its generation is told");
+    without(channel(), "").comes_to(&Forecast::Register);
+    let masked = without(channel(), &url("svc.example.com", "****"));
+    masked.comes_to(&Forecast::Renew("Kernel does not show which key it holds"));
+}
+
+#[test]
+fn kernels_silence_is_no_forecast_and_its_refusal_is_one() {
+    for channel in [channel(), registered()] {
+        let mut case = Case::new(channel, "");
+        case.held = Err(KernelError::Unreachable);
+        case.comes_to(&Forecast::Unclear("Kernel can't be reached".into()));
+        case.held = Err(KernelError::PermissionDenied);
+        let forecast = case.preview().forecast;
+        assert!(
+            matches!(
+                &forecast,
+                Forecast::Refused {
+                    reason: Reason::PermissionDenied,
+                    ..
+                }
+            ),
+            "{forecast:?}"
+        );
+    }
+}
+
+#[test]
+fn what_keeps_a_channel_from_being_looked_at_is_said_before_anything_is_asked() {
+    let mut case = Case::new(channel(), "");
+    let next = |case: &Case, change: fn(&mut Look<'_>)| {
+        case.with(|mut look| {
+            (look.token, look.held) = (None, None);
+            change(&mut look);
+            look.next()
+        })
+    };
+    assert_eq!(next(&case, |look| look.secrets = None), Next::Secrets);
+    assert_eq!(next(&case, |_| {}), Next::Token);
+    assert_eq!(next(&case, |look| look.token = Some(Ok(()))), Next::Webhook);
+    let refused = |next: Next| match next {
+        Next::Ends(Preview {
+            forecast: Forecast::Refused { reason, .. },
+            ..
+        }) => reason,
+        next => panic!("{next:?}"),
+    };
+    assert_eq!(
+        refused(next(&case, |look| look.environment = None)),
+        Reason::EnvironmentUnknown
+    );
+    assert_eq!(
+        refused(next(&case, |look| look.holder = Some("n/older".into()))),
+        Reason::ChannelConflict
+    );
+    assert_eq!(
+        refused(next(&case, |look| look.client_holder = Some("n/older".into()))),
+        Reason::ClientShared
+    );
+    case.environment =
+        environment("hold: {until: '2999-01-01T00:00:00Z', what: [registration], reason: CHG-1}");
+    assert_eq!(refused(next(&case, |_| {})), Reason::EnvironmentHeld);
+    case.channel = registered();
+    case.comes_to(&Forecast::Nothing("its environment is on hold: CHG-1".into()));
+    case.channel.spec.suspend = Some(true);
+    case.comes_to(&Forecast::Nothing("it is suspended".into()));
+}
+
+#[test]
+fn without_kernel_the_status_is_believed() {
+    let forecast = |channel: WhatsAppChannel| {
+        let case = Case::new(channel, "");
+        case.with(|look| look.without_kernel().forecast)
+    };
+    assert_eq!(forecast(channel()), Forecast::Register);
+    assert!(matches!(forecast(registered()), Forecast::Nothing(_)));
+    let mut changed = registered();
+    changed.metadata.generation = Some(2);
+    assert!(matches!(forecast(changed), Forecast::Renew(_)));
+}
