@@ -363,12 +363,21 @@ impl Site {
         Ok(child)
     }
 
-    /// Starts the bridge and waits until it is ready. The first time, waits for the installation key as a kubelet
-    /// does that is to mount it.
+    /// Starts the bridge and waits until it is ready.
     ///
     /// # Errors
     /// When it ends or does not become ready.
     pub async fn start_bridge(&self) -> Result<Child, SiteError> {
+        let child = self.spawn_bridge().await?;
+        wait_ready(&child, "bridge", self.bridge_admin).await?;
+        Ok(child)
+    }
+
+    /// Starts the bridge. The first time, waits for the installation key as a kubelet does that is to mount it.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub async fn spawn_bridge(&self) -> Result<Child, SiteError> {
         self.mount_installation_key().await?;
         let mut command = self.command("bridge", &self.bridge_kubeconfig);
         command
@@ -380,12 +389,9 @@ impl Site {
             .args(["--internal-listen", &self.internal.to_string()])
             .args(["--admin-listen", &self.bridge_admin.to_string()])
             .args(["--grace", "5"]);
-        let child = self
-            .guard
+        self.guard
             .spawn("bridge", command, &self.log("bridge"))
-            .map_err(io_error("start the bridge"))?;
-        wait_ready(&child, "bridge", self.bridge_admin).await?;
-        Ok(child)
+            .map_err(io_error("start the bridge"))
     }
 
     async fn mount_installation_key(&self) -> Result<(), SiteError> {
