@@ -72,6 +72,7 @@ impl World {
             dir: dir.path().join("site"),
             release_namespace: NAMESPACE,
             watched: &[NAMESPACE.to_owned()],
+            finalizers_cluster_wide: false,
             kernel_url: &kernel.url(),
             // The bridge does not run: nobody calls Aura.
             aura_url: "http://127.0.0.1:9/messages",

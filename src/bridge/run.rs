@@ -275,7 +275,7 @@ impl Parts {
 
 fn readiness(state: &Arc<State>) -> admin::Readiness {
     let state = state.clone();
-    Arc::new(move || state.health.missing().map(ToOwned::to_owned))
+    Arc::new(move || state.health.missing())
 }
 
 fn refresh(state: &Arc<State>) -> Arc<dyn Fn() + Send + Sync> {

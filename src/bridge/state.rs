@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{routes::RouteTable, secrets::Secrets};
 use crate::{
+    cluster::schema::Installed,
     config::{Credential, CredentialError, Installation},
     journal::Journal,
     keys::Keys,
@@ -64,18 +65,25 @@ pub(super) struct Health {
     pub routes_known: AtomicBool,
     /// The API server's own list of every watched namespace has been seen by this process.
     pub synced: AtomicBool,
+    /// The API server does not know the resource.
+    pub definition_missing: AtomicBool,
     /// The bridge is stopping: no new calls, please.
     pub draining: AtomicBool,
 }
 
 impl Health {
     /// What is missing for readiness, in words; none when ready.
-    pub fn missing(&self) -> Option<&'static str> {
+    pub fn missing(&self) -> Option<String> {
         if self.draining.load(Ordering::Relaxed) {
-            return Some("stopping");
+            return Some("stopping".to_owned());
         }
-        (!self.routes_known.load(Ordering::Relaxed))
-            .then_some("no routes yet: waiting for the API server's list of WhatsAppChannels")
+        if self.routes_known.load(Ordering::Relaxed) {
+            return None;
+        }
+        let definition = self.definition_missing.load(Ordering::Relaxed);
+        let why = definition.then(|| Installed::Missing.message()).flatten();
+        let why = why.unwrap_or_else(|| "waiting for the API server's list of WhatsAppChannels".to_owned());
+        Some(format!("no routes yet: {why}"))
     }
 }
 

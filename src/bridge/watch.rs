@@ -146,7 +146,11 @@ impl Watch {
                 () = stop.cancelled() => return,
                 Some((scope, event)) = events.next() => match event {
                     Ok(event) => {
-                        self.state.metrics.watch_connected.set(1);
+                        // That a list begins is no word of the API server's.
+                        if !matches!(event, Event::Init) {
+                            self.state.metrics.watch_connected.set(1);
+                            self.state.health.definition_missing.store(false, Ordering::Relaxed);
+                        }
                         if views.take(scope, event) && !dirty {
                             dirty = true;
                             deadline.as_mut().reset(tokio::time::Instant::now() + GATHER);
@@ -154,9 +158,11 @@ impl Watch {
                     }
                     Err(error) => {
                         self.state.metrics.watch_connected.set(0);
-                        let namespace = self.scope.as_ref().and_then(|all| all.get(scope));
+                        let (error, namespace) =
+                            (watch_error(&error), self.scope.as_ref().and_then(|all| all.get(scope)));
+                        self.state.health.definition_missing.store(error == "not_found", Ordering::Relaxed);
                         tracing::warn!(
-                            namespace, error = watch_error(&error),
+                            namespace, error,
                             "a watch is interrupted; serving the last known routes"
                         );
                     }

@@ -31,6 +31,9 @@ pub(super) enum Cleanup {
 impl Pass<'_> {
     /// Does what a deletion has to do.
     pub(super) async fn clean_up(&self, channel: &WhatsAppChannel) -> Result<Cleanup, ReconcileError> {
+        if self.memory.cleaned_up {
+            return Ok(Cleanup::Done);
+        }
         let since = channel.metadata.deletion_timestamp.as_ref();
         let all = since.map_or(Duration::ZERO, |at| {
             Duration::try_from(Timestamp::now().duration_since(at.0)).unwrap_or_default()
@@ -66,13 +69,24 @@ impl Pass<'_> {
                         true,
                     ));
                     seen.secret = Some(match self.read_secret(channel, &mut gathered).await {
-                        // It went first: what it held is still good for this.
+                        // It went first, or our role did, as in a namespace that is deleted: what it held is still
+                        // good for this.
                         Ok(Err(SecretProblem::NotFound(_))) if self.memory.credentials.is_some() => {
                             gathered.credentials = self.memory.credentials.as_deref().cloned();
                             Ok(())
                         }
+                        Err(error) if error.is_forbidden() && self.memory.credentials.is_some() => {
+                            gathered.credentials = self.memory.credentials.as_deref().cloned();
+                            Ok(())
+                        }
                         Ok(secret) => secret,
-                        Err(error) if age.has_time() => return Err(error),
+                        Err(error) if age.has_time() => {
+                            // An API server that is away would not take the finalizer either: that costs no patience.
+                            if error.is_forbidden() {
+                                self.cleanup_fails();
+                            }
+                            return Err(error);
+                        }
                         Err(error) => break Some(error.to_string()),
                     });
                 }
@@ -86,10 +100,10 @@ impl Pass<'_> {
                         .map_or(1, |(_, failures)| failures.saturating_add(1));
                     let memory = Memory {
                         failures: Some((0, failures)),
-                        cleanup_failing: self.memory.cleanup_failing.or(Some(Instant::now())),
                         ..self.memory.clone()
                     };
                     self.keep(memory);
+                    self.cleanup_fails();
                     let wait = retry(Duration::from_secs(15)).wait_at_least(failures, after, fastrand::f64());
                     return Ok(Cleanup::Wait(Action::requeue(wait)));
                 }
@@ -106,6 +120,21 @@ impl Pass<'_> {
             let note = format!("Kernel's webhook was left as it is: {why}");
             self.event(channel, EventType::Warning, Reason::CleanupSkipped.as_str(), note);
         }
+        // Where the finalizer can't be removed, this is neither done nor counted again.
+        self.remember(|memory| memory.cleaned_up = true);
         Ok(Cleanup::Done)
+    }
+
+    /// The deletion's patience begins to run.
+    fn cleanup_fails(&self) {
+        self.remember(|memory| {
+            memory.cleanup_failing.get_or_insert_with(Instant::now);
+        });
+    }
+
+    fn remember(&self, change: impl FnOnce(&mut Memory)) {
+        let mut memory = self.context.memories.of(&self.uid);
+        change(&mut memory);
+        self.context.memories.keep(&self.uid, memory);
     }
 }

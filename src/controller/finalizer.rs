@@ -72,6 +72,16 @@ pub(super) async fn remove(api: &Api<WhatsAppChannel>, channel: &WhatsAppChannel
     }
 }
 
+/// How an administrator removes the finalizer where we may not.
+pub(super) fn way_out(channel: &WhatsAppChannel) -> String {
+    let operations = removal(channel.finalizers()).unwrap_or_default();
+    format!(
+        "kubectl --namespace {} patch whatsappchannel {} --type json --patch '{operations}'",
+        channel.namespace().unwrap_or_default(),
+        channel.name_any(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,6 +34,8 @@ pub(super) struct Memory {
     pub looked_at: Option<i64>,
     /// When its deletion first failed.
     pub cleanup_failing: Option<Instant>,
+    /// All that its deletion has to do was done, or given up and told of: only the finalizer is left.
+    pub cleaned_up: bool,
     /// Its Kernel client, kept where its deletion clears the webhook: the Secret may go first.
     pub credentials: Option<Box<Credentials>>,
 }

@@ -35,9 +35,22 @@ pub(super) enum ReconcileError {
     /// The API server did not do its part.
     #[error("the API server: {}", cluster::error_class(.0))]
     Api(#[from] Box<kube::Error>),
+    /// The finalizer may not be removed: in a namespace that is deleted, our role may have gone first.
+    #[error(
+        "our finalizer may not be removed (forbidden): bind the controller's role in the namespace again, or set \
+         rbac.finalizersClusterWide in the chart, or remove it by hand: {0}"
+    )]
+    FinalizerForbidden(String),
     /// The leader's claim ended: another process may lead by now.
     #[error("no longer the leader")]
     StoodDown,
+}
+
+impl ReconcileError {
+    /// Whether the API server does not allow it.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if status.is_forbidden()))
+    }
 }
 
 impl From<kube::Error> for ReconcileError {
@@ -164,7 +177,7 @@ impl<'a> Pass<'a> {
                     claimed(self.context, finalizer::add(&api, channel)).await?;
                     return Ok(Action::await_change());
                 }
-                (false, true) => claimed(self.context, finalizer::remove(&api, channel)).await?,
+                (false, true) => self.release(channel).await?,
                 _ => {}
             }
             return self.apply(channel).await;
@@ -175,10 +188,20 @@ impl<'a> Pass<'a> {
         match self.clean_up(channel).await? {
             Cleanup::Wait(action) => Ok(action),
             Cleanup::Done => {
-                claimed(self.context, finalizer::remove(&api, channel)).await?;
+                self.release(channel).await?;
                 // It is gone by then, unless somebody else changed its finalizers at the same moment.
                 Ok(Action::requeue(Duration::from_secs(15)))
             }
+        }
+    }
+
+    /// Removes the finalizer.
+    async fn release(&self, channel: &WhatsAppChannel) -> Result<(), ReconcileError> {
+        match claimed(self.context, finalizer::remove(&self.api(), channel)).await {
+            Err(error) if error.is_forbidden() => {
+                Err(ReconcileError::FinalizerForbidden(finalizer::way_out(channel)))
+            }
+            result => result,
         }
     }
 

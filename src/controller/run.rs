@@ -302,7 +302,8 @@ async fn control(
             store: watched.store,
             wake: watched.wake,
         });
-        running.push(watched.secrets.boxed());
+        let secrets = stop.clone().run_until_cancelled_owned(watched.secrets);
+        running.push(secrets.map(|_| ()).boxed());
         let (context, watchdog) = (context.clone(), watchdog.clone());
         running.push(
             watched

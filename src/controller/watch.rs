@@ -49,7 +49,10 @@ pub(super) fn scope(context: &Arc<Context>, namespace: Option<&str>) -> Watched 
         })
         .reflect(writer)
         .inspect_ok(move |event| {
-            told.metrics.heard_of("WhatsAppChannel");
+            // That a list begins is no word of the API server's.
+            if !matches!(event, Event::Init) {
+                told.metrics.heard_of("WhatsAppChannel");
+            }
             match event {
                 Event::Apply(channel) | Event::InitApply(channel) => told.seen(channel),
                 Event::Delete(channel) => {
@@ -114,7 +117,9 @@ async fn follow_secrets(context: Arc<Context>, namespace: Option<String>) {
             );
             continue;
         };
-        context.metrics.heard_of("Secret");
+        if !matches!(event, Event::Init) {
+            context.metrics.heard_of("Secret");
+        }
         let mut changed = Vec::new();
         match event {
             Event::Init => listing.clear(),

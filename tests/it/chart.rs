@@ -205,6 +205,7 @@ async fn the_chart_renders_and_the_api_server_takes_every_object_strictly() {
         Render::example(SMALL),
         Render::example(SMALL).watching(&[&watched, &release]),
         Render::example(SMALL).set("clusterWide", &json!(true)),
+        Render::example(SMALL).set("rbac.finalizersClusterWide", &json!(true)),
         Render::example(FULL).watching(&[&watched]),
         // Names made of digits are still texts.
         Render::example(SMALL)
@@ -349,16 +350,32 @@ async fn the_rendered_roles_are_the_shared_files() {
         .set("clusterWide", &json!(true))
         .objects("release")
         .await;
+    let all_over = BTreeSet::from([
+        key.clone(),
+        line("ClusterRole", Value::Null, "controller", "controller"),
+        line("ClusterRole", Value::Null, "bridge", "bridge"),
+    ]);
+    assert_eq!(granted(&wide), all_over);
+    let finalizers = |render: Render| render.set("rbac.finalizersClusterWide", &json!(true));
+    let own = finalizers(Render::example(SMALL)).objects("release").await;
     assert_eq!(
-        granted(&wide),
+        granted(&own),
         BTreeSet::from([
             key,
-            line("ClusterRole", Value::Null, "controller", "controller"),
-            line("ClusterRole", Value::Null, "bridge", "bridge"),
+            line("Role", json!("release"), "controller", "controller"),
+            line("Role", json!("release"), "bridge", "bridge"),
+            line("ClusterRole", Value::Null, "controller-finalizers", "controller"),
         ])
+    );
+    let wide = finalizers(Render::example(SMALL).set("clusterWide", &json!(true)));
+    assert_eq!(
+        granted(&wide.objects("release").await),
+        all_over,
+        "which holds that right already"
     );
     let none = Render::example(SMALL)
         .set("rbac.create", &json!(false))
+        .set("rbac.finalizersClusterWide", &json!(true))
         .objects("release")
         .await;
     assert_eq!(granted(&none), BTreeSet::new());
@@ -422,17 +439,8 @@ async fn each_role_may_do_its_work_in_the_watched_namespaces_and_nothing_else() 
         cluster.namespace("chart-rights-watched").await,
         cluster.namespace("chart-rights-other").await,
     );
-    let objects = Render::example(SMALL)
-        .watching(&[&watched])
-        .objects(&release)
-        .await;
-    let roles: Vec<&Value> = ["Role", "RoleBinding"]
-        .iter()
-        .flat_map(|kind| objects.of_kind(kind))
-        .collect();
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": roles}).to_string();
-    let (fine, errors) = kubectl_apply(cluster, &list, &[]).await;
-    assert!(fine, "{errors}");
+    let render = || Render::example(SMALL).watching(&[&watched]);
+    grant(cluster, &render().objects(&release).await).await;
     let account = |role: &str| format!("system:serviceaccount:{release}:shop-aura-whatsapp-operator-{role}");
     let (controller, bridge) = (account("controller"), account("bridge"));
 
@@ -515,6 +523,42 @@ async fn each_role_may_do_its_work_in_the_watched_namespaces_and_nothing_else() 
             "{what}"
         );
     }
+
+    grant(
+        cluster,
+        &render()
+            .set("rbac.finalizersClusterWide", &json!(true))
+            .objects(&release)
+            .await,
+    )
+    .await;
+    let patch = format!("patch {CHANNELS}");
+    while !may(&client, &controller, &other, &patch, None).await {
+        assert!(Instant::now() < deadline, "the ClusterRole is not in force");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    for verb in VERBS {
+        for resource in RESOURCES {
+            let what = format!("{verb} {resource}");
+            assert_eq!(
+                may(&client, &controller, &other, &what, None).await,
+                what == patch,
+                "{what} anywhere"
+            );
+        }
+    }
+    assert!(!may(&client, &bridge, &other, &patch, None).await);
+}
+
+/// Applies what a render grants.
+async fn grant(cluster: &support::TestCluster, objects: &Objects) {
+    let roles: Vec<&Value> = ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"]
+        .iter()
+        .flat_map(|kind| objects.of_kind(kind))
+        .collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": roles}).to_string();
+    let (fine, errors) = kubectl_apply(cluster, &list, &[]).await;
+    assert!(fine, "{errors}");
 }
 
 /// The Deployment's own part, and its container's arguments.

@@ -19,6 +19,7 @@ mod conformance;
 mod control_plane;
 mod crash;
 mod crd;
+mod definition;
 mod dev;
 mod docs;
 mod doctor;

@@ -37,7 +37,8 @@ async fn may(client: &Client, namespace: &str, verb: &str, group: &str, resource
         .allowed
 }
 
-async fn as_role(world: &World, account: &str) -> Client {
+/// A client with the rights of a role's ServiceAccount.
+pub async fn as_role(world: &World, account: &str) -> Client {
     let file = world.site.dir().join(format!("{account}.kubeconfig"));
     let config = Kubeconfig::read_from(file).unwrap();
     Client::try_from(

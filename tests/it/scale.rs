@@ -7,7 +7,10 @@ use aura_whatsapp_operator::{
     api::{REQUESTED_AT, WhatsAppChannel},
     sim::{fault::Endpoint, kernel::Outcome},
 };
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::{
+    core::v1::{Namespace, Secret},
+    rbac::v1::RoleBinding,
+};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams},
@@ -15,12 +18,17 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::support::{Number, SOON, World, condition, handled, ready};
+use crate::{
+    rights::as_role,
+    support::{Number, SOON, World, WorldBuilder, cluster, condition, handled, ready},
+};
 
 /// Channels of an installation.
 const CHANNELS: usize = 300;
 /// Channels of a namespace that is deleted.
 const IN_NAMESPACE: usize = 50;
+/// Those of them whose secret Kernel does not take any more.
+const REVOKED: usize = 5;
 /// Channels that are asked to be looked at while Kernel is away.
 const ASKED: usize = 20;
 /// Without the politeness towards Kernel, which is not the matter here; and no channel's own moment comes meanwhile.
@@ -42,10 +50,11 @@ fn is_ready(channel: &WhatsAppChannel) -> bool {
 }
 
 async fn world_of(prefix: &'static str, numbers: &[Number]) -> (World, BTreeMap<String, WhatsAppChannel>) {
-    let world = World::builder(prefix)
-        .environment_extra(ENVIRONMENT)
-        .start()
-        .await;
+    filled(World::builder(prefix).environment_extra(ENVIRONMENT), numbers).await
+}
+
+async fn filled(builder: WorldBuilder, numbers: &[Number]) -> (World, BTreeMap<String, WhatsAppChannel>) {
+    let world = builder.start().await;
     world.add_all(numbers).await;
     let channels = world.wait_all(numbers.len(), "Ready", is_ready).await;
     for endpoint in [Endpoint::Token, Endpoint::WebhookGet, Endpoint::WebhookSet] {
@@ -202,18 +211,8 @@ async fn a_namespace_goes_with_all_its_channels_and_kernel_is_not_called() {
     let numbers = numbers(IN_NAMESPACE);
     let (world, _) = world_of("scale-namespace", &numbers).await;
     let calls = world.kernel.call_count();
-    let namespaces: Api<Namespace> = Api::all(world.client.clone());
-    namespaces
-        .delete(&world.namespace, &DeleteParams::default())
-        .await
-        .unwrap();
-    let gone = await_condition(namespaces, &world.namespace, |found: Option<&Namespace>| {
-        found.is_none()
-    });
-    tokio::time::timeout(SOON, gone)
-        .await
-        .expect("the namespace goes")
-        .unwrap();
+    delete_namespace(&world).await;
+    wait_namespace_gone(&world).await;
     assert_eq!(
         world
             .channels()
@@ -233,4 +232,125 @@ async fn a_namespace_goes_with_all_its_channels_and_kernel_is_not_called() {
             "it is kept"
         );
     }
+}
+
+async fn delete_namespace(world: &World) {
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
+    namespaces
+        .delete(&world.namespace, &DeleteParams::default())
+        .await
+        .unwrap();
+}
+
+async fn wait_namespace_gone(world: &World) {
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
+    let gone = await_condition(namespaces, &world.namespace, |found: Option<&Namespace>| {
+        found.is_none()
+    });
+    let gone = tokio::time::timeout(SOON * 2, gone).await;
+    gone.unwrap_or_else(|_| panic!("the namespace stays\n{}", world.log("controller")))
+        .unwrap();
+}
+
+/// An installation beside a namespace whose channels' deletion clears their webhooks.
+fn that_clears(prefix: &'static str) -> WorldBuilder {
+    let defaults = "channelDefaults: {resyncPeriod: 168h, webhook: {onDelete: Clear}}";
+    World::builder(prefix)
+        .release_apart()
+        .without_bridge()
+        .environment_extra(&format!(
+            "    registration: {{perSecond: 10000, concurrent: 16}}\n    {defaults}"
+        ))
+}
+
+/// The worst order in which the parts of a namespace can go: the controller's role there before all else.
+async fn take_the_role_away(world: &World) {
+    let bindings: Api<RoleBinding> = Api::namespaced(world.client.clone(), &world.namespace);
+    bindings
+        .delete("aura-whatsapp-controller", &DeleteParams::default())
+        .await
+        .unwrap();
+    let controller = as_role(world, "aura-whatsapp-controller").await;
+    let secrets: Api<Secret> = Api::namespaced(controller, &world.namespace);
+    let start = tokio::time::Instant::now();
+    // The API server learns of it a moment after it has stored it.
+    while secrets.list(&ListParams::default().limit(1)).await.is_ok() {
+        assert!(start.elapsed() < SOON, "the role is still in force");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_goes_with_channels_whose_webhooks_are_cleared_although_the_role_goes_first() {
+    let numbers = numbers(IN_NAMESPACE);
+    let (world, channels) = filled(that_clears("scale-clear").finalizers_cluster_wide(), &numbers).await;
+    let held = |channel: &WhatsAppChannel| !channel.finalizers().is_empty();
+    assert!(channels.values().all(held));
+    for number in &numbers[..REVOKED] {
+        assert!(
+            world
+                .kernel
+                .rotate_secret(&number.client_id, "fake-secret-nobody-knows")
+        );
+    }
+    take_the_role_away(&world).await;
+    delete_namespace(&world).await;
+    wait_namespace_gone(&world).await;
+
+    let cleared = |number: &&Number| {
+        let webhook = world.kernel.webhook_of(&number.client_id);
+        webhook.is_none_or(|url| url.is_empty())
+    };
+    let cleared = numbers.iter().filter(cleared).count();
+    let skipped = world
+        .metric(
+            world.site.controller_admin,
+            "aura_whatsapp_cleanups_skipped_total",
+        )
+        .await;
+    println!("of {IN_NAMESPACE} webhooks {cleared} were cleared, {skipped} left and told of");
+    assert_eq!(cleared, IN_NAMESPACE - REVOKED);
+    assert_eq!(whole(skipped), REVOKED);
+    let log = world.log("controller");
+    assert_eq!(log.matches("webhook is left behind").count(), REVOKED, "{log}");
+}
+
+#[tokio::test]
+async fn a_namespace_that_the_finalizer_holds_goes_when_an_administrator_does_what_the_log_says() {
+    let numbers = numbers(1);
+    let number = &numbers[0];
+    let (world, _) = filled(that_clears("scale-held"), &numbers).await;
+    take_the_role_away(&world).await;
+    delete_namespace(&world).await;
+    let log = || world.log("controller");
+    let told = |times: usize| {
+        let log = log();
+        let lines: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("our finalizer may not be removed"))
+            .collect();
+        (lines.len() >= times).then(|| lines[0].to_owned())
+    };
+    let start = tokio::time::Instant::now();
+    let line = loop {
+        // More than once: what was done at Kernel is not done again.
+        if let Some(line) = told(3) {
+            break line;
+        }
+        assert!(start.elapsed() < SOON, "{}", log());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    assert!(world.channels().get_opt(&number.name).await.unwrap().is_some());
+    let webhook = world.kernel.webhook_of(&number.client_id);
+    assert!(webhook.is_none_or(|url| url.is_empty()), "Kernel was told once");
+    assert_eq!(world.kernel.webhook_gets(&number.client_id), 2);
+    assert_eq!(world.kernel.webhook_sets(&number.client_id), 2);
+
+    let (_, command) = line.split_once("kubectl ").unwrap();
+    let (words, patch) = command.split_once(" --patch '").unwrap();
+    let (patch, _) = patch.split_once('\'').unwrap();
+    let arguments: Vec<&str> = words.split(' ').chain(["--patch", patch]).collect();
+    let (fine, output) = cluster().await.kubectl(&arguments).await;
+    assert!(fine, "{arguments:?}: {output}");
+    wait_namespace_gone(&world).await;
 }

@@ -35,6 +35,8 @@ const CONTROLLER_RULES: &str =
     include_str!("../../../charts/aura-whatsapp-operator/files/rbac/controller.yaml");
 const CONTROLLER_RELEASE_RULES: &str =
     include_str!("../../../charts/aura-whatsapp-operator/files/rbac/controller-release.yaml");
+const CONTROLLER_FINALIZERS_RULES: &str =
+    include_str!("../../../charts/aura-whatsapp-operator/files/rbac/controller-finalizers.yaml");
 const BRIDGE_RULES: &str = include_str!("../../../charts/aura-whatsapp-operator/files/rbac/bridge.yaml");
 
 /// The name of the environment that every site has.
@@ -121,6 +123,8 @@ pub struct Plan<'a> {
     pub release_namespace: &'a str,
     /// The namespaces whose channels it serves; they must exist.
     pub watched: &'a [String],
+    /// Lets the controller remove its finalizer in all namespaces, as the chart's `rbac.finalizersClusterWide` does.
+    pub finalizers_cluster_wide: bool,
     /// The simulated Kernel.
     pub kernel_url: &'a str,
     /// The simulated Aura's message URL.
@@ -228,6 +232,10 @@ impl Site {
             )
             .await?;
             grant(&client, namespace, BRIDGE, BRIDGE_RULES, release, BRIDGE).await?;
+        }
+        if plan.finalizers_cluster_wide {
+            let name = format!("{release}-{CONTROLLER}-finalizers");
+            grant_everywhere(&client, &name, CONTROLLER_FINALIZERS_RULES, release, CONTROLLER).await?;
         }
 
         std::fs::create_dir_all(plan.dir.join("credentials")).map_err(io_error("make the site's folder"))?;
@@ -355,12 +363,21 @@ impl Site {
         Ok(child)
     }
 
-    /// Starts the bridge and waits until it is ready. The first time, waits for the installation key as a kubelet
-    /// does that is to mount it.
+    /// Starts the bridge and waits until it is ready.
     ///
     /// # Errors
     /// When it ends or does not become ready.
     pub async fn start_bridge(&self) -> Result<Child, SiteError> {
+        let child = self.spawn_bridge().await?;
+        wait_ready(&child, "bridge", self.bridge_admin).await?;
+        Ok(child)
+    }
+
+    /// Starts the bridge. The first time, waits for the installation key as a kubelet does that is to mount it.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub async fn spawn_bridge(&self) -> Result<Child, SiteError> {
         self.mount_installation_key().await?;
         let mut command = self.command("bridge", &self.bridge_kubeconfig);
         command
@@ -372,12 +389,9 @@ impl Site {
             .args(["--internal-listen", &self.internal.to_string()])
             .args(["--admin-listen", &self.bridge_admin.to_string()])
             .args(["--grace", "5"]);
-        let child = self
-            .guard
+        self.guard
             .spawn("bridge", command, &self.log("bridge"))
-            .map_err(io_error("start the bridge"))?;
-        wait_ready(&child, "bridge", self.bridge_admin).await?;
-        Ok(child)
+            .map_err(io_error("start the bridge"))
     }
 
     async fn mount_installation_key(&self) -> Result<(), SiteError> {
@@ -506,6 +520,7 @@ async fn identity(client: &Client, namespace: &str, name: &str) -> Result<(), Si
     Ok(())
 }
 
+/// Grants rules in one namespace.
 async fn grant(
     client: &Client,
     namespace: &str,
@@ -514,13 +529,51 @@ async fn grant(
     release: &str,
     account: &str,
 ) -> Result<(), SiteError> {
+    bind(
+        client,
+        "Role",
+        &json!({"name": name, "namespace": namespace}),
+        rules,
+        release,
+        account,
+    )
+    .await
+}
+
+/// Grants rules in all namespaces.
+async fn grant_everywhere(
+    client: &Client,
+    name: &str,
+    rules: &str,
+    release: &str,
+    account: &str,
+) -> Result<(), SiteError> {
+    bind(
+        client,
+        "ClusterRole",
+        &json!({"name": name}),
+        rules,
+        release,
+        account,
+    )
+    .await
+}
+
+async fn bind(
+    client: &Client,
+    kind: &str,
+    metadata: &Value,
+    rules: &str,
+    release: &str,
+    account: &str,
+) -> Result<(), SiteError> {
+    let name = metadata["name"].as_str().unwrap_or_default();
     let rules = objects::parse(rules, name)?.pop().unwrap_or(Value::Null);
-    let metadata = json!({"name": name, "namespace": namespace});
     let api_version = "rbac.authorization.k8s.io/v1";
-    let role = json!({"apiVersion": api_version, "kind": "Role", "metadata": metadata, "rules": rules});
+    let role = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "rules": rules});
     let binding = json!({
-        "apiVersion": api_version, "kind": "RoleBinding", "metadata": metadata,
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "apiVersion": api_version, "kind": format!("{kind}Binding"), "metadata": metadata,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": release}],
     });
     objects::apply(client, role).await?;

@@ -167,6 +167,7 @@ impl World {
             dir: site_dir,
             release_namespace: RELEASE,
             watched: &watched,
+            finalizers_cluster_wide: false,
             kernel_url: &kernel.url(),
             aura_url: &aura.messages_url(),
             aura_key: &aura_key,

@@ -27,7 +27,7 @@ use tokio::sync::OnceCell;
 pub use self::{
     numbers::{Number, condition, handled, ready},
     recorder::{Recorder, Seen},
-    world::{REPLY_KEY, Side, World},
+    world::{REPLY_KEY, Side, World, WorldBuilder},
 };
 
 /// How long anything may take that has nothing to wait for.

@@ -38,6 +38,8 @@ pub struct WorldBuilder {
     controller_through_proxy: bool,
     bridge_through_proxy: bool,
     bridge: bool,
+    release_apart: bool,
+    finalizers_cluster_wide: bool,
 }
 
 /// A part of Kernel that an environment may have a door of its own to.
@@ -81,6 +83,8 @@ impl World {
             controller_through_proxy: false,
             bridge_through_proxy: false,
             bridge: true,
+            release_apart: false,
+            finalizers_cluster_wide: false,
         }
     }
 
@@ -214,6 +218,18 @@ impl WorldBuilder {
         self
     }
 
+    /// Installs the roles in a namespace beside the one with the channels: so that the latter can be deleted.
+    pub fn release_apart(mut self) -> Self {
+        self.release_apart = true;
+        self
+    }
+
+    /// Lets the controller remove its finalizer in all namespaces.
+    pub fn finalizers_cluster_wide(mut self) -> Self {
+        self.finalizers_cluster_wide = true;
+        self
+    }
+
     pub fn keys(mut self, aura_key: &str, reply_key: &str) -> Self {
         aura_key.clone_into(&mut self.aura_key);
         reply_key.clone_into(&mut self.reply_key);
@@ -228,6 +244,11 @@ impl WorldBuilder {
     /// Starts it on this control plane.
     pub async fn start_on(self, cluster: &TestCluster) -> World {
         let namespace = cluster.namespace(self.prefix).await;
+        let release = if self.release_apart {
+            cluster.namespace("release").await
+        } else {
+            namespace.clone()
+        };
         let client = cluster.admin();
         let kernel = KernelSim::start(self.kernel).await.unwrap();
         let mut aura_options = AuraOptions::new(&self.aura_key, &self.reply_key);
@@ -263,8 +284,9 @@ impl WorldBuilder {
             guard: cluster.guard.clone(),
             program: Path::new(PROGRAM),
             dir: dir.path().join("site"),
-            release_namespace: &namespace,
+            release_namespace: &release,
             watched: std::slice::from_ref(&namespace),
+            finalizers_cluster_wide: self.finalizers_cluster_wide,
             kernel_url: &kernel.url(),
             aura_url: &aura.messages_url(),
             aura_key: &self.aura_key,
