@@ -174,11 +174,19 @@ impl Gate {
         None
     }
 
-    /// A pass of the channel is over: if it was called and did not come, its place is given on.
+    /// A pass of the channel is over: if it was called and did not come, its place is given on; if it was to try whether
+    /// calls get through and had none to make, another one tries.
     pub fn over(&self, who: &ObjectKey) {
         let mut row = lock(&self.row);
         if row.called.remove(who) {
             self.call_next(row);
+        } else {
+            drop(row);
+        }
+        for circuit in &self.circuits {
+            if lock(circuit).over(who, now()) {
+                self.ticks.notify_one();
+            }
         }
     }
 

@@ -81,6 +81,8 @@ impl Turnstile for Passage {
         self.context.metrics.called(operation.as_str(), ended, took);
         let side = Side::of(operation);
         let outage = match ended {
+            // It was cut short by the end of our claim, or this process was stopped for a while: no fault of Kernel's.
+            Err(_) if !self.context.leadership.is_leader() => return,
             Err(error) if error.is_outage() => Some(error),
             // Neither a word of the server's own nor its silence: it says nothing of the environment.
             Err(_) | Ok(429) => return,
