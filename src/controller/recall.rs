@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::{
-    decide::{Announced, Next, Observed, Verdict},
+    decide::{Announced, EnvironmentView, Next, Observed, Verdict},
     gather::{Gathered, Versions},
     memory::{Fingerprint, Memory},
     reconcile::Pass,
@@ -65,7 +65,9 @@ impl Pass<'_> {
         fingerprint: Fingerprint,
     ) {
         let key = self.key_marks(channel, &gathered.versions, key_id);
-        seen.registered = self.was_registered(old, seen.generation, fingerprint, &gathered.versions, key);
+        let held = matches!(seen.environment, EnvironmentView::Held { .. });
+        seen.registered =
+            self.was_registered(old, seen.generation, fingerprint, held, &gathered.versions, key);
         seen.fresh = !asked && self.is_fresh(seen.registered, fingerprint);
         seen.announced = match self.memory.announced {
             Some((of, at)) if of == fingerprint => {
@@ -136,16 +138,20 @@ impl Pass<'_> {
     }
 
     /// Whether Kernel was told of the webhook for just this spec, Secret, key and configuration: by this process, or as
-    /// the status of a run before says.
+    /// the status of a run before says. While the environment is on hold the status counts in any case: the hold itself
+    /// is a change of the configuration, and takes nothing away.
     fn was_registered(
         &self,
         old: &WhatsAppChannelStatus,
         generation: i64,
         now: Fingerprint,
+        held: bool,
         versions: &Versions,
         key: Key<'_>,
     ) -> bool {
-        if let Some((verified, _)) = &self.memory.verified {
+        if let Some((verified, _)) = &self.memory.verified
+            && (*verified == now || !held)
+        {
             return *verified == now;
         }
         let reason = match self.effective.mode {
