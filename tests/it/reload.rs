@@ -183,12 +183,15 @@ async fn a_hold_stops_what_is_new_and_ends_by_itself() {
         "Kernel is left alone"
     );
 
-    // Two seconds from now: later than the file is looked at again.
+    // The file is looked at every two seconds: this ends a second or more after that.
     let until = Timestamp::from_second(Timestamp::now().as_second() + 4).unwrap();
     world.reconfigure(|text| {
-        let lines = text.lines().map(|line| match line.contains("    hold: {") {
-            true => hold(until),
-            false => line.to_owned(),
+        let lines = text.lines().map(|line| {
+            if line.contains("    hold: {") {
+                hold(until)
+            } else {
+                line.to_owned()
+            }
         });
         lines.collect::<Vec<_>>().join("\n") + "\n"
     });

@@ -28,6 +28,7 @@ pub const AURA_KEY: &str = "fake-key-towards-aura-0001";
 pub const REPLY_KEY: &str = "fake-key-from-aura-000002";
 
 /// How a world differs from the usual one.
+#[allow(clippy::struct_excessive_bools, reason = "each is a difference of its own")]
 pub struct WorldBuilder {
     prefix: &'static str,
     kernel: KernelOptions,
@@ -346,9 +347,10 @@ impl WorldBuilder {
             }
             environments.push(environment);
         }
-        let other_namespace = match self.further_namespace {
-            true => Some(cluster.namespace(self.prefix).await),
-            false => None,
+        let other_namespace = if self.further_namespace {
+            Some(cluster.namespace(self.prefix).await)
+        } else {
+            None
         };
         let watched: Vec<String> = std::iter::once(&namespace)
             .chain(&other_namespace)
