@@ -68,6 +68,9 @@ pub fn judge(
             // told.
             if route.generations.take(proof.generation, now) {
                 Verdict::Routed(route.clone())
+            } else if route.generations.is_unknown() {
+                // Kernel may well have been told this one: the status that would say so is lost.
+                Verdict::NotRoutable
             } else {
                 Verdict::Refused
             }
@@ -199,10 +202,24 @@ mod tests {
             format!("apikey={good}&apikey={good}&channelId={id}"),
             format!("apikey={good}&channelId={id}&channelId={id}"),
             format!("APIKEY={good}&channelId={id}"),
-            format!("apikey={}&channelId={id}", key(1, "aura-es", 7)),
         ] {
             assert_eq!(verdict(&query, None, &table(None)), "refused", "{query}");
         }
+    }
+
+    #[test]
+    fn another_generation_is_refused_where_it_is_known_what_kernel_was_told() {
+        let query = format!("apikey={}&channelId={}", key(1, "aura-es", 7), channel(1));
+        let mut one = view("aura-es", "a", 1, 1);
+        let table = |view: &super::super::routes::ChannelView| {
+            RouteTable::build([view], &installation(), &Issued::default())
+        };
+        assert_eq!(verdict(&query, None, &table(&one)), "not routable");
+        one.webhook_key = Some(crate::api::WebhookKeyStatus {
+            generation: Some(1),
+            ..Default::default()
+        });
+        assert_eq!(verdict(&query, None, &table(&one)), "refused");
     }
 
     #[test]

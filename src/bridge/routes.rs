@@ -108,6 +108,11 @@ impl Generations {
         }
     }
 
+    /// Whether nothing is known of what Kernel was told.
+    pub fn is_unknown(&self) -> bool {
+        self.told == Told::Unknown
+    }
+
     /// Whether a key of this generation is taken now.
     pub fn take(&self, generation: u64, now: Timestamp) -> bool {
         generation == self.current

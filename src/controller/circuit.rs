@@ -60,10 +60,25 @@ struct Open {
     /// Probes that failed.
     failed: u32,
     probe_at: Instant,
-    probing: Option<(ObjectKey, Instant)>,
+    probing: Option<Probe>,
     last_change: Option<Instant>,
     /// In the order in which they try.
     parked: IndexSet<ObjectKey>,
+}
+
+/// A channel that tries for all.
+#[derive(Debug)]
+struct Probe {
+    who: ObjectKey,
+    since: Instant,
+    /// It has asked to call.
+    called: bool,
+}
+
+impl Probe {
+    fn is(&self, who: &ObjectKey) -> bool {
+        self.who == *who
+    }
 }
 
 /// The circuit of one server.
@@ -88,11 +103,18 @@ impl Circuit {
         let State::Open(open) = &mut self.state else {
             return Admission::Go;
         };
-        match &open.probing {
-            Some((prober, _)) if prober == who => return Admission::Go,
+        match &mut open.probing {
+            Some(probe) if probe.is(who) => {
+                probe.called = true;
+                return Admission::Go;
+            }
             None if changed && open.last_change.is_none_or(|at| now >= at + BETWEEN_CHANGES) => {
                 open.last_change = Some(now);
-                open.probing = Some((who.clone(), now));
+                open.probing = Some(Probe {
+                    who: who.clone(),
+                    since: now,
+                    called: true,
+                });
                 return Admission::Go;
             }
             _ => {}
@@ -136,7 +158,7 @@ impl Circuit {
             }
             State::Open(open) => {
                 open.park(who);
-                if open.probing.as_ref().is_some_and(|(prober, _)| prober == who) {
+                if open.probing.as_ref().is_some_and(|probe| probe.is(who)) {
                     open.probing = None;
                     open.failed = open.failed.saturating_add(1);
                     open.error = error.clone();
@@ -153,7 +175,7 @@ impl Circuit {
         match &self.state {
             State::Closed { .. } => None,
             State::Open(open) => Some(match &open.probing {
-                Some((_, since)) => *since + PROBE_PATIENCE,
+                Some(probe) => probe.since + PROBE_PATIENCE,
                 None => open.probe_at,
             }),
         }
@@ -171,7 +193,11 @@ impl Circuit {
             Some(who) => {
                 // To the end of the row: one channel that fails on its own must not be the only one to try.
                 open.parked.insert(who.clone());
-                open.probing = Some((who.clone(), now));
+                open.probing = Some(Probe {
+                    who: who.clone(),
+                    since: now,
+                    called: false,
+                });
                 Some(who)
             }
             // Nobody wants to call: the next one that does may find out.
@@ -182,14 +208,18 @@ impl Circuit {
         }
     }
 
-    /// A pass of the channel is over. If it was chosen to try and has made no call, another is.
-    pub fn over(&mut self, who: &ObjectKey) {
-        if let State::Open(open) = &mut self.state
-            && open.probing.as_ref().is_some_and(|(prober, _)| prober == who)
-        {
-            open.probing = None;
+    /// A pass of the channel is over. If it was to try and had nothing to ask, another one tries at once; it is parked
+    /// again when it would call. Answers whether [`Circuit::tick`] has something to do now.
+    pub fn over(&mut self, who: &ObjectKey, now: Instant) -> bool {
+        let State::Open(open) = &mut self.state else {
+            return false;
+        };
+        let idle = open.probing.take_if(|probe| probe.is(who) && !probe.called);
+        if idle.is_some() {
             open.parked.shift_remove(who);
+            open.probe_at = now;
         }
+        idle.is_some()
     }
 
     /// The channel is gone.
@@ -200,7 +230,7 @@ impl Circuit {
             }
             State::Open(open) => {
                 open.parked.shift_remove(who);
-                if open.probing.as_ref().is_some_and(|(prober, _)| prober == who) {
+                if open.probing.as_ref().is_some_and(|probe| probe.is(who)) {
                     open.probing = None;
                 }
             }
@@ -334,13 +364,35 @@ mod tests {
         circuit.forget(&prober);
         let second = circuit.tick(circuit.next_tick().unwrap()).unwrap();
         assert_ne!(second, prober);
-        // This one never calls (it was suspended, say).
+        // This one never ends its pass.
         let third = circuit.tick(circuit.next_tick().unwrap()).unwrap();
         assert_ne!(third, second);
         circuit.forget(&second);
         circuit.forget(&third);
         assert_eq!(circuit.tick(start + Duration::from_secs(3600)), None);
         assert!(circuit.is_closed());
+    }
+
+    #[test]
+    fn a_prober_with_nothing_to_ask_gives_its_turn_on_at_once() {
+        let start = Instant::now();
+        let mut circuit = opened(start);
+        let at = circuit.next_tick().unwrap();
+        let idle = circuit.tick(at).unwrap();
+        assert!(!circuit.over(&who(9), at), "that was no prober");
+        assert!(circuit.over(&idle, at));
+        let second = circuit.tick(at).unwrap();
+        assert_ne!(second, idle);
+        assert_eq!(circuit.admit(&second, false, at), Admission::Go);
+        assert!(
+            !circuit.over(&second, at),
+            "its call says nothing: it has had its turn"
+        );
+        assert_eq!(circuit.tick(at), None);
+        let Change::Closed(released) = circuit.ended(&second, None, 9, at, 0.5) else {
+            panic!("the circuit closes")
+        };
+        assert_eq!(released.len(), 2, "the idle one waits for nothing");
     }
 
     #[test]
@@ -359,7 +411,7 @@ mod tests {
         /// Whatever happens: while it is open at most one channel is let through between two moments of choice, every
         /// parked channel is released at the end, and there is always a next probe within a minute and a half.
         #[test]
-        fn nobody_is_forgotten(events in prop::collection::vec((0u8..6, 0u8..4, 0u64..3000), 1..200)) {
+        fn nobody_is_forgotten(events in prop::collection::vec((0u8..6, 0u8..5, 0u64..3000), 1..200)) {
             let mut now = Instant::now();
             let mut circuit = Circuit::default();
             let (mut parked, mut touched) = (BTreeSet::new(), BTreeSet::new());
@@ -387,6 +439,11 @@ mod tests {
                             let released: BTreeSet<_> = released.into_iter().collect();
                             prop_assert!(parked.is_subset(&released));
                             parked.clear();
+                        }
+                    }
+                    3 => {
+                        if circuit.over(&channel, now) {
+                            parked.remove(&channel);
                         }
                     }
                     _ => {

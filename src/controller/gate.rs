@@ -174,8 +174,8 @@ impl Gate {
         None
     }
 
-    /// A pass of the channel is over: if it was called and did not come, or was to try whether calls get through and made
-    /// none, another does.
+    /// A pass of the channel is over: if it was called and did not come, its place is given on; if it was to try whether
+    /// calls get through and had none to make, another one tries.
     pub fn over(&self, who: &ObjectKey) {
         let mut row = lock(&self.row);
         let waits = row.waiting.contains(who);
@@ -184,11 +184,14 @@ impl Gate {
         } else {
             drop(row);
         }
-        if !waits {
-            for circuit in &self.circuits {
-                lock(circuit).over(who);
+        if waits {
+            // It was to try, and has not begun: it will.
+            return;
+        }
+        for circuit in &self.circuits {
+            if lock(circuit).over(who, now()) {
+                self.ticks.notify_one();
             }
-            self.ticks.notify_one();
         }
     }
 

@@ -82,6 +82,8 @@ impl Turnstile for Passage {
         self.context.metrics.called(operation.as_str(), ended, took);
         let side = Side::of(operation);
         let outage = match ended {
+            // It was cut short by the end of our claim, or this process was stopped for a while: no fault of Kernel's.
+            Err(_) if !self.context.leadership.is_leader() => return,
             Err(error) if error.is_outage() => Some(error),
             // The call was not made, or was ended by us: it says nothing of the environment.
             Err(KernelError::StoodDown) => return,

@@ -136,7 +136,7 @@ impl Pass<'_> {
     }
 
     /// Whether Kernel was told of the webhook for just this spec, Secret, key and configuration: by this process, or as
-    /// the status of a run before says.
+    /// the status says.
     fn was_registered(
         &self,
         old: &WhatsAppChannelStatus,

@@ -60,12 +60,12 @@ impl Key<'_> {
     /// Whether the bridge can know this key by what a status says: see `Announced`.
     pub fn is_announced(&self, status: &WhatsAppChannelStatus) -> bool {
         match *self {
-            // It takes the next generation at any time, and none before the first registration.
+            // It takes the next generation at any time. Where the status is lost nobody knows what it was told.
             Self::Derived { generation, .. } => status
                 .webhook_key
                 .as_ref()
                 .and_then(|told| u64::try_from(told.generation?).ok())
-                .is_none_or(|told| told.abs_diff(generation) <= 1),
+                .map_or(generation == 1, |told| told.abs_diff(generation) <= 1),
             Self::Issued { version } => status.observed_api_key_version.as_deref() == version,
             Self::Legacy { .. } => true,
         }

@@ -162,6 +162,7 @@ pub struct FurtherEnvironment {
 }
 
 /// One installation.
+#[derive(Clone)]
 pub struct Site {
     client: Client,
     guard: Guard,
@@ -169,6 +170,8 @@ pub struct Site {
     dir: PathBuf,
     release_namespace: String,
     log_filter: String,
+    /// What the controller's log is named after.
+    controller_name: String,
     controller_kubeconfig: PathBuf,
     bridge_kubeconfig: PathBuf,
     /// Where Kernel calls.
@@ -240,6 +243,7 @@ impl Site {
 
         std::fs::create_dir_all(plan.dir.join("credentials")).map_err(io_error("make the site's folder"))?;
         let site = Self {
+            controller_name: "controller".to_owned(),
             controller_kubeconfig: kubeconfig(&plan, &client, CONTROLLER, plan.controller_server).await?,
             bridge_kubeconfig: kubeconfig(&plan, &client, BRIDGE, plan.bridge_server).await?,
             client,
@@ -258,7 +262,7 @@ impl Site {
             write_private(&site.dir.join("credentials").join(name), key.as_bytes())?;
         }
         let config = site.configuration(&plan);
-        std::fs::write(site.dir.join("config.yaml"), config).map_err(io_error("write the configuration"))?;
+        std::fs::write(site.config(), config).map_err(io_error("write the configuration"))?;
         Ok(site)
     }
 
@@ -299,6 +303,42 @@ impl Site {
         text + plan.config_extra
     }
 
+    /// The same installation with another controller beside the first one: with an admin listener, a log (by this name)
+    /// and a way to the API server of its own: a proxy on loopback, without TLS. Starts nothing.
+    ///
+    /// # Errors
+    /// When there is no port, or the file system refuses.
+    pub fn with_another_controller(&self, name: &str, server: &str) -> Result<Self, SiteError> {
+        let unusable = |error: &dyn std::fmt::Display| SiteError::Kubeconfig(error.to_string());
+        let text = std::fs::read(&self.controller_kubeconfig)
+            .map_err(io_error("read the controller's kubeconfig"))?;
+        let mut own: Value = serde_json::from_slice(&text).map_err(|error| unusable(&error))?;
+        own["clusters"][0]["cluster"] = json!({"server": server});
+        let controller_kubeconfig = self.dir.join(format!("{name}.kubeconfig"));
+        write_private(&controller_kubeconfig, own.to_string().as_bytes())?;
+        Ok(Self {
+            controller_name: name.to_owned(),
+            controller_kubeconfig,
+            controller_admin: free_address()?,
+            ..self.clone()
+        })
+    }
+
+    /// The configuration's file, that both roles follow.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("config.yaml")
+    }
+
+    /// The folder that the installation key is shown to the bridge in; a file for each entry.
+    pub fn installation_key(&self) -> PathBuf {
+        self.dir.join("installation-key")
+    }
+
+    /// The file of the API key that the bridge presents to Aura.
+    pub fn aura_key(&self) -> PathBuf {
+        self.dir.join("credentials").join("aura-out")
+    }
+
     /// The folder of the site's files.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -326,7 +366,7 @@ impl Site {
         command
             .arg(role)
             .arg("--config")
-            .arg(self.dir.join("config.yaml"))
+            .arg(self.config())
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .args([
@@ -349,7 +389,7 @@ impl Site {
             .arg(self.controller_admin.to_string())
             .args(&self.controller_arguments);
         self.guard
-            .spawn("controller", command, &self.log("controller"))
+            .spawn("controller", command, &self.log(&self.controller_name))
             .map_err(io_error("start the controller"))
     }
 
@@ -382,7 +422,7 @@ impl Site {
         let mut command = self.command("bridge", &self.bridge_kubeconfig);
         command
             .arg("--installation-key")
-            .arg(self.dir.join("installation-key"))
+            .arg(self.installation_key())
             .arg("--data-dir")
             .arg(self.dir.join("data"))
             .args(["--public-listen", &self.public.to_string()])
@@ -395,7 +435,7 @@ impl Site {
     }
 
     async fn mount_installation_key(&self) -> Result<(), SiteError> {
-        let folder = self.dir.join("installation-key");
+        let folder = self.installation_key();
         if folder.exists() {
             return Ok(());
         }

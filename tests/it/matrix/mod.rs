@@ -3,10 +3,12 @@
 //! without a restart.
 //!
 //! Every pair is either a cell that is tested or stands in [`CANNOT_OCCUR`] with the reason. The cells of Kernel share
-//! one world, with an environment and a client each; a cell of the API server has a world and a proxy of its own.
+//! one world, with an environment and a client each; a cell of the API server, or of the Lease, has a world and a proxy of
+//! its own.
 
 mod api_server;
 mod kernel;
+mod leader;
 mod storms;
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, time::Duration};
@@ -115,11 +117,6 @@ const CANNOT_OCCUR: &[(Dependency, &[Trouble], &str)] = &[
         &[Trouble::GoneForLong],
         "no lease is kept at Kernel: however long it is gone, it is Refused",
     ),
-    (
-        Dependency::Leader,
-        &Trouble::ALL,
-        "the controller runs alone: there is no Lease to lose",
-    ),
 ];
 
 /// The most attempts that a backoff with waits of at least `least`, doubled each time up to `cap`, makes in a time.
@@ -153,7 +150,8 @@ fn every_pair_is_tested_or_listed_with_the_reason_why_it_is_not() {
     let tested = kernel::CELLS.iter().map(|cell| (cell.at, cell.trouble)).chain(
         api_server::CELLS
             .iter()
-            .map(|cell| (Dependency::ApiServer, cell.trouble)),
+            .map(|cell| (Dependency::ApiServer, cell.trouble))
+            .chain(leader::CELLS.iter().map(|trouble| (Dependency::Leader, *trouble))),
     );
     let listed = CANNOT_OCCUR
         .iter()

@@ -1,6 +1,10 @@
 //! One installation with its simulated neighbours.
 
-use std::{collections::HashMap, net::SocketAddr, path::Path};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use aura_whatsapp_operator::{
     api::WhatsAppChannel,
@@ -24,6 +28,7 @@ pub const AURA_KEY: &str = "fake-key-towards-aura-0001";
 pub const REPLY_KEY: &str = "fake-key-from-aura-000002";
 
 /// How a world differs from the usual one.
+#[allow(clippy::struct_excessive_bools, reason = "each is a difference of its own")]
 pub struct WorldBuilder {
     prefix: &'static str,
     kernel: KernelOptions,
@@ -40,6 +45,8 @@ pub struct WorldBuilder {
     bridge: bool,
     release_apart: bool,
     finalizers_cluster_wide: bool,
+    controller_arguments: Vec<String>,
+    further_namespace: bool,
 }
 
 /// A part of Kernel that an environment may have a door of its own to.
@@ -47,6 +54,19 @@ pub struct WorldBuilder {
 pub enum Side {
     Auth,
     Api,
+}
+
+/// A controller beside the first one, with a proxy of its own to the API server.
+pub struct SecondController {
+    pub site: Site,
+    pub child: Child,
+    /// Ends with it.
+    _proxy: ApiProxy,
+}
+
+impl SecondController {
+    /// The name of its log.
+    pub const NAME: &str = "controller-two";
 }
 
 /// An installation in a namespace of its own, running.
@@ -58,6 +78,9 @@ pub struct World {
     pub site: Site,
     pub controller: Option<Child>,
     pub bridge: Option<Child>,
+    /// The second namespace whose channels it serves, where it was built with one.
+    pub other_namespace: Option<String>,
+    kubeconfig: PathBuf,
     proxy: Option<ApiProxy>,
     doors: HashMap<String, Door>,
     _dir: TempDir,
@@ -85,6 +108,8 @@ impl World {
             bridge: true,
             release_apart: false,
             finalizers_cluster_wide: false,
+            controller_arguments: Vec::new(),
+            further_namespace: false,
         }
     }
 
@@ -114,6 +139,60 @@ impl World {
     /// The log of a role so far.
     pub fn log(&self, role: &str) -> String {
         std::fs::read_to_string(self.site.log(role)).unwrap_or_default()
+    }
+
+    /// Starts another controller of this installation and waits until it is ready.
+    pub async fn second_controller(&self) -> SecondController {
+        let proxy = ApiProxy::start(&self.kubeconfig).await.unwrap();
+        let site = self
+            .site
+            .with_another_controller(SecondController::NAME, &proxy.url())
+            .unwrap_or_else(|error| panic!("{error}"));
+        let child = site
+            .start_controller()
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        SecondController {
+            site,
+            child,
+            _proxy: proxy,
+        }
+    }
+
+    /// Stops the controller and starts it again.
+    pub async fn restart_controller(&mut self) {
+        self.controller.take().unwrap().stop().await.unwrap();
+        self.start_controller().await;
+    }
+
+    /// Starts the controller after it was stopped or killed.
+    pub async fn start_controller(&mut self) {
+        let started = self.site.start_controller().await;
+        self.controller = Some(started.unwrap_or_else(|error| panic!("{error}")));
+    }
+
+    /// Changes the configuration's file as a kubelet does: the new one takes the place of the old one at once.
+    pub fn reconfigure(&self, change: impl FnOnce(&str) -> String) {
+        let path = self.site.config();
+        let text = change(&std::fs::read_to_string(&path).unwrap());
+        let new = path.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+
+    /// Waits until something is so, looking again and again.
+    pub async fn until(&self, what: &str, is: impl AsyncFn() -> bool) {
+        let start = tokio::time::Instant::now();
+        while !is().await {
+            assert!(
+                start.elapsed() < SOON,
+                "waited in vain until {what}\n{}\n{}\n{}",
+                self.log("controller"),
+                self.log(SecondController::NAME),
+                self.log("bridge")
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 
     /// Kills the bridge as the kernel would, without a word.
@@ -230,6 +309,18 @@ impl WorldBuilder {
         self
     }
 
+    /// Further arguments of the controller.
+    pub fn controller_arguments(mut self, arguments: &[&str]) -> Self {
+        self.controller_arguments = arguments.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Serves a second namespace as well.
+    pub fn with_another_namespace(mut self) -> Self {
+        self.further_namespace = true;
+        self
+    }
+
     pub fn keys(mut self, aura_key: &str, reply_key: &str) -> Self {
         aura_key.clone_into(&mut self.aura_key);
         reply_key.clone_into(&mut self.reply_key);
@@ -277,15 +368,24 @@ impl WorldBuilder {
             }
             environments.push(environment);
         }
+        let other_namespace = if self.further_namespace {
+            Some(cluster.namespace(self.prefix).await)
+        } else {
+            None
+        };
+        let watched: Vec<String> = std::iter::once(&namespace)
+            .chain(&other_namespace)
+            .cloned()
+            .collect();
         let dir = TempDir::with_prefix("aura-test-site-").unwrap();
-        let site = Site::install(Plan {
+        let mut site = Site::install(Plan {
             client: client.clone(),
             kubeconfig: cluster.kubeconfig(),
             guard: cluster.guard.clone(),
             program: Path::new(PROGRAM),
             dir: dir.path().join("site"),
             release_namespace: &release,
-            watched: std::slice::from_ref(&namespace),
+            watched: &watched,
             finalizers_cluster_wide: self.finalizers_cluster_wide,
             kernel_url: &kernel.url(),
             aura_url: &aura.messages_url(),
@@ -301,6 +401,7 @@ impl WorldBuilder {
         })
         .await
         .unwrap_or_else(|error| panic!("{error}"));
+        site.controller_arguments = self.controller_arguments;
         let controller = site
             .start_controller()
             .await
@@ -319,6 +420,8 @@ impl WorldBuilder {
             site,
             controller: Some(controller),
             bridge,
+            other_namespace,
+            kubeconfig: cluster.kubeconfig().to_owned(),
             proxy,
             doors,
             _dir: dir,
