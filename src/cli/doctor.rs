@@ -1,19 +1,14 @@
 //! `doctor`: looks at a channel, or at a Kernel, and says what is wrong.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 
 use super::{
+    around::Around,
     conformance::Conformance,
     output::{Output, print},
     runtime,
 };
-use crate::{
-    api::Period,
-    doctor::{self, ConfigSource},
-    http,
-};
+use crate::{api::Period, doctor, http};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,21 +43,8 @@ pub(super) struct Doctor {
     /// The channel's namespace; without it the kubeconfig's own
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
-    /// The installation's configuration file; without it the ConfigMap of the release is read
-    #[arg(long, value_name = "FILE", conflicts_with = "config_map")]
-    config: Option<PathBuf>,
-    /// The ConfigMap's name, if the chart's labels were changed
-    #[arg(long, value_name = "NAME")]
-    config_map: Option<String>,
-    /// The namespace that the release is installed in; without it the release is looked for everywhere
-    #[arg(long, value_name = "NAME")]
-    release_namespace: Option<String>,
-    /// The Secret with the installation key, in the release's namespace: read to compare the webhook's key
-    #[arg(long, value_name = "NAME")]
-    installation_key_secret: Option<String>,
-    /// The kubeconfig to use; without it KUBECONFIG, or the pod's service account
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    around: Around,
     /// How long one call to Kernel may take, such as 5s; without it what the environment says
     #[arg(long, value_name = "TIME")]
     timeout: Option<Period>,
@@ -88,15 +70,13 @@ impl Doctor {
     fn examine(self) -> anyhow::Result<u8> {
         let name = self.channel.unwrap_or_default();
         let request = doctor::Request {
-            kubeconfig: self.kubeconfig,
+            kubeconfig: self.around.kubeconfig.clone(),
             namespace: self.namespace,
             // As kubectl prints it: whatsappchannel.channels.auracognitive.com/shop-es.
             name: name.rsplit('/').next().unwrap_or_default().to_owned(),
-            config: self
-                .config
-                .map_or(ConfigSource::ConfigMap(self.config_map), ConfigSource::File),
-            release_namespace: self.release_namespace,
-            installation_key: self.installation_key_secret,
+            config: self.around.source(),
+            release_namespace: self.around.release_namespace.clone(),
+            installation_key: self.around.installation_key_secret.clone(),
             timeout: self.timeout.map(|timeout| timeout.parse()).transpose()?,
         };
         let report = runtime()?.block_on(doctor::run(&request));

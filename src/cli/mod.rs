@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, wiring only.
 
+mod around;
 mod bridge;
 mod conformance;
 mod controller;

@@ -10,13 +10,13 @@ use anyhow::bail;
 use clap::Args;
 
 use super::{
+    around::Around,
     output::{FOUND, NOT_JUDGED, Output, print},
     progress::Progress,
     runtime,
     sources::Sources,
 };
 use crate::{
-    doctor::ConfigSource,
     http,
     plan::{self, Manifests, PlanError, Request},
     validate::{self, Format},
@@ -60,21 +60,8 @@ pub(super) struct Plan {
     /// Also name the channels that are in the cluster and not among the files
     #[arg(long, requires = "paths")]
     show_unmanaged: bool,
-    /// The installation's configuration file; without it the ConfigMap of the release is read
-    #[arg(long, value_name = "FILE", conflicts_with = "config_map")]
-    config: Option<PathBuf>,
-    /// The ConfigMap's name, if the chart's labels were changed
-    #[arg(long, value_name = "NAME")]
-    config_map: Option<String>,
-    /// The namespace that the release is installed in; without it the release is looked for everywhere
-    #[arg(long, value_name = "NAME")]
-    release_namespace: Option<String>,
-    /// The Secret with the installation key, in the release's namespace: read to compare the webhooks' keys
-    #[arg(long, value_name = "NAME")]
-    installation_key_secret: Option<String>,
-    /// The kubeconfig to use; without it KUBECONFIG, or the pod's service account
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    around: Around,
     /// Make no call to Kernel, and say what can be said without
     #[arg(long)]
     no_kernel: bool,
@@ -94,16 +81,14 @@ impl Plan {
         http::install_tls_provider();
         let manifests = self.manifests()?;
         let request = Request {
-            kubeconfig: self.kubeconfig,
+            kubeconfig: self.around.kubeconfig.clone(),
             namespace: self.namespace,
             all_namespaces: self.all_namespaces,
             manifests,
             unmanaged: self.show_unmanaged,
-            config: self
-                .config
-                .map_or(ConfigSource::ConfigMap(self.config_map), ConfigSource::File),
-            release_namespace: self.release_namespace,
-            installation_key: self.installation_key_secret,
+            config: self.around.source(),
+            release_namespace: self.around.release_namespace.clone(),
+            installation_key: self.around.installation_key_secret.clone(),
             ask_kernel: !self.no_kernel,
             concurrency: usize::from(self.concurrency),
         };

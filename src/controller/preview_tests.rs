@@ -1,3 +1,5 @@
+//! What is forecast for each webhook that Kernel may hold, with and without the installation key.
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use secrecy::SecretString;
 

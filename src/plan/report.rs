@@ -319,6 +319,41 @@ mod tests {
     }
 
     #[test]
+    fn every_word_that_programs_read_is_documented() {
+        let page = include_str!("../../docs/cli.md");
+        let section = page
+            .split("## `plan`")
+            .nth(1)
+            .unwrap()
+            .split("\n## ")
+            .next()
+            .unwrap();
+        let signs = [Sign::New, Sign::Changed, Sign::Same, Sign::Refused, Sign::Unknown];
+        let actions = [
+            Action::Register,
+            Action::Renew,
+            Action::PutBack,
+            Action::TakeOver,
+            Action::ReplaceLegacy,
+            Action::None,
+            Action::Refused,
+            Action::Unknown,
+            Action::Unmanaged,
+        ];
+        let words = signs
+            .iter()
+            .map(|sign| json!(sign))
+            .chain(actions.iter().map(|it| json!(it)));
+        for word in words {
+            let word = format!("`{}`", word.as_str().unwrap());
+            assert!(section.contains(&word), "docs/cli.md does not tell of {word}");
+        }
+        for sign in signs {
+            assert!(section.contains(&format!("| `{}` |", sign.as_char())));
+        }
+    }
+
+    #[test]
     fn programs_read_stable_words() {
         let json = report().json(2);
         assert_eq!(json["channels"][0]["action"], "register");

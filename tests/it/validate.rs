@@ -364,7 +364,7 @@ fn the_configuration_is_checked_and_tells_what_holds() {
     let (code, out, err) = run(&[&arguments[..], &["--show-effective"]].concat(), &good);
     assert_eq!(code, 0);
     assert!(
-        out.contains("mode: Observe # environment") && out.contains("suspend: false # spec"),
+        out.contains("mode: Observe  # environment") && out.contains("suspend: false  # spec"),
         "{out}"
     );
     assert_eq!(err, "1 file, 1 channel, 0 problems\n");
