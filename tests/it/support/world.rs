@@ -24,6 +24,7 @@ pub const AURA_KEY: &str = "fake-key-towards-aura-0001";
 pub const REPLY_KEY: &str = "fake-key-from-aura-000002";
 
 /// How a world differs from the usual one.
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct WorldBuilder {
     prefix: &'static str,
     kernel: KernelOptions,
