@@ -68,7 +68,7 @@ pub fn judge(
             // told.
             if route.generations.take(proof.generation, now) {
                 Verdict::Routed(route.clone())
-            } else if route.generations.is_unknown() {
+            } else if route.generations.is_unknown(now) {
                 // Kernel may well have been told this one: the status that would say so is lost.
                 Verdict::NotRoutable
             } else {

@@ -75,6 +75,8 @@ pub struct Generations {
     current: u64,
     told: Told,
     previous: Option<(u64, Timestamp)>,
+    /// Until then a key of any generation may be on its way: which one Kernel was told before is not known.
+    unknown_until: Option<Timestamp>,
 }
 
 /// What Kernel was told, as far as the resource says.
@@ -101,16 +103,20 @@ impl Generations {
                 status.previous_until.as_ref()?.0,
             ))
         });
+        let unknown_until = status
+            .filter(|status| status.generation.is_some() && status.previous_generation.is_none())
+            .and_then(|status| Some(status.previous_until.as_ref()?.0));
         Self {
             current,
             told,
             previous,
+            unknown_until,
         }
     }
 
-    /// Whether nothing is known of what Kernel was told.
-    pub fn is_unknown(&self) -> bool {
-        self.told == Told::Unknown
+    /// Whether it is not known which keys Kernel was told.
+    pub fn is_unknown(&self, now: Timestamp) -> bool {
+        self.told == Told::Unknown || self.unknown_until.is_some_and(|until| now < until)
     }
 
     /// Whether a key of this generation is taken now.

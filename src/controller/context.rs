@@ -488,7 +488,8 @@ impl Context {
     ) {
         let server = match side {
             Side::Auth => "auth server",
-            Side::Api => "API",
+            Side::Reads => "API, to read a webhook,",
+            Side::Writes => "API, to set a webhook,",
         };
         let (kind, reason, note) = match outage {
             Some(error) => (

@@ -24,33 +24,37 @@ use crate::{
     kernel::{KernelError, Operation},
 };
 
-/// Which of an environment's two servers a call goes to.
+/// What an environment's circuits are told apart by: each kind of call may fail alone, and that another succeeds says
+/// nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     /// The auth server.
     Auth,
-    /// The API.
-    Api,
+    /// The API, where webhooks are read.
+    Reads,
+    /// The API, where webhooks are set.
+    Writes,
 }
 
 impl Side {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Auth, Self::Api];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auth, Self::Reads, Self::Writes];
 
-    /// The server that an operation calls.
+    /// Where an operation belongs.
     pub fn of(operation: Operation) -> Self {
-        if operation == Operation::Token {
-            Self::Auth
-        } else {
-            Self::Api
+        match operation {
+            Operation::Token => Self::Auth,
+            Operation::WebhookGet => Self::Reads,
+            Operation::WebhookSet | Operation::Send => Self::Writes,
         }
     }
 
-    /// One word for metrics and logs.
+    /// One word for metrics and logs: the operation.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Auth => "auth",
-            Self::Api => "api",
+            Self::Auth => Operation::Token.as_str(),
+            Self::Reads => Operation::WebhookGet.as_str(),
+            Self::Writes => Operation::WebhookSet.as_str(),
         }
     }
 }
@@ -66,7 +70,7 @@ pub(super) struct Gate {
     places: Arc<Semaphore>,
     pace: Mutex<Pace>,
     row: Mutex<Row>,
-    circuits: [Mutex<Circuit>; 2],
+    circuits: [Mutex<Circuit>; 3],
 }
 
 /// ObjectKey has begun, and who waits to.
@@ -138,7 +142,7 @@ impl Gate {
                 concurrent,
                 ..Row::default()
             }),
-            circuits: [Mutex::default(), Mutex::default()],
+            circuits: Default::default(),
         }
     }
 
@@ -280,7 +284,7 @@ impl Gate {
         lock(&self.row).waiting.len()
     }
 
-    /// Whether a server's circuit is closed.
+    /// Whether a kind of call gets through.
     pub fn is_up(&self, side: Side) -> bool {
         lock(&self.circuits[side as usize]).is_closed()
     }
@@ -371,9 +375,9 @@ mod tests {
         let (gate, woken) = gate(4);
         let down = KernelError::Unreachable;
         for n in 1..4 {
-            gate.ended(Side::Api, &who(n), Some(&down), || 9);
+            gate.ended(Side::Reads, &who(n), Some(&down), || 9);
         }
-        assert!(!gate.is_up(Side::Api));
+        assert!(!gate.is_up(Side::Reads));
         let probes = || lock(&woken).len();
         tokio::time::sleep_until(gate.tick().unwrap()).await;
         gate.tick();

@@ -226,13 +226,15 @@ fn record(status: &mut WhatsAppChannelStatus, facts: &Facts<'_>, registered_now:
     let before = status.webhook_key.take().unwrap_or_default();
     let first = before == WebhookKeyStatus::default();
     let same = before.generation == generation && before.secret_version.as_deref() == version;
-    let (previous_generation, previous_until) = if first || same {
+    // The first of a channel has none before it; where the status was lost, nobody knows: its grace says so.
+    let lost = first && generation.is_some_and(|generation| generation > 1);
+    let grace = || facts.now.checked_add(facts.grace).ok().map(seconds);
+    let (previous_generation, previous_until) = if lost {
+        (None, grace())
+    } else if first || same {
         (before.previous_generation, before.previous_until)
     } else {
-        (
-            before.generation,
-            facts.now.checked_add(facts.grace).ok().map(seconds),
-        )
+        (before.generation, grace())
     };
     status.webhook_key = Some(WebhookKeyStatus {
         generation,

@@ -112,11 +112,11 @@ pub struct ByEnvironment {
     environment: String,
 }
 
-/// One server of an environment.
+/// One kind of call to an environment's Kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BySide {
     environment: String,
-    server: &'static str,
+    operation: &'static str,
 }
 
 impl ConfigMetrics {
@@ -327,7 +327,7 @@ impl ControllerMetrics {
         );
         inner.register(
             "environment_up",
-            "1: calls to this server of the environment get through; 0: it is probed by one at a time",
+            "1: such calls to the environment's Kernel get through; 0: one channel at a time tries",
             m.environment_up,
         );
         inner.register(
@@ -351,11 +351,11 @@ impl ControllerMetrics {
         &self.config
     }
 
-    /// Whether calls to a server of an environment get through.
-    pub fn environment_is_up(&self, environment: &str, server: &'static str, up: bool) {
+    /// Whether a kind of call to an environment's Kernel gets through.
+    pub fn environment_is_up(&self, environment: &str, operation: &'static str, up: bool) {
         let labels = BySide {
             environment: environment.to_owned(),
-            server,
+            operation,
         };
         self.environment_up.get_or_create(&labels).set(i64::from(up));
     }

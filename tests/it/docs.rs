@@ -48,6 +48,15 @@ fn the_documented_configuration_is_one() {
     );
 }
 
+/// What a link to a heading names it by.
+fn anchor(line: &str) -> Option<String> {
+    let heading = line.strip_prefix('#')?.trim_start_matches('#').trim();
+    let kept = heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    Some(kept.collect::<String>().to_lowercase().replace(' ', "-"))
+}
+
 #[test]
 fn links_between_pages_lead_somewhere() {
     let mut pages = vec!["README.md".to_owned(), "CHANGELOG.md".to_owned()];
@@ -63,7 +72,20 @@ fn links_between_pages_lead_somewhere() {
         let folder = project().join(&page).parent().unwrap().to_owned();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if !link.contains("://") {
-                assert!(folder.join(link).exists(), "{page} links to {link}");
+                let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+                let file = if file.is_empty() {
+                    project().join(&page)
+                } else {
+                    folder.join(file)
+                };
+                assert!(file.exists(), "{page} links to {link}");
+                if !heading.is_empty() {
+                    let target = fs::read_to_string(&file).unwrap();
+                    let found = target
+                        .lines()
+                        .any(|line| anchor(line).as_deref() == Some(heading));
+                    assert!(found, "{page} links to {link}");
+                }
                 followed += 1;
             }
         }

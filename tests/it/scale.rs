@@ -75,7 +75,7 @@ async fn status_writes(world: &World) -> f64 {
 async fn an_outage_of_kernel_turns_no_channel_red_and_writes_only_what_was_asked_for() {
     let numbers = numbers(CHANNELS);
     let (world, before) = world_of("scale-outage", &numbers).await;
-    let written = status_writes(&world).await;
+    let (written, passes) = (status_writes(&world).await, reconciles(&world).await);
     world.kernel.stop().await;
     let asked = &numbers[..ASKED];
     for number in asked {
@@ -83,13 +83,13 @@ async fn an_outage_of_kernel_turns_no_channel_red_and_writes_only_what_was_asked
         world.patch_channel(number, annotation).await;
     }
     let names: HashSet<&str> = asked.iter().map(|number| number.name.as_str()).collect();
-    let looked_at = |channel: &WhatsAppChannel| {
-        is_ready(channel)
-            && (!names.contains(channel.name_any().as_str()) || handled(channel) == Some("during the outage"))
-    };
-    let during = world
-        .wait_all(CHANNELS, "Ready, those asked for looked at", looked_at)
-        .await;
+    // Each was looked at in vain, or waits for the others' success: that of a few is enough to tell.
+    let start = tokio::time::Instant::now();
+    while whole(reconciles(&world).await - passes) < ASKED {
+        assert!(start.elapsed() < SOON, "{}", world.log("controller"));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let during = world.wait_all(CHANNELS, "Ready", is_ready).await;
     let written = status_writes(&world).await - written;
     let changed: Vec<&String> = during
         .iter()
@@ -103,13 +103,22 @@ async fn an_outage_of_kernel_turns_no_channel_red_and_writes_only_what_was_asked
         changed.is_empty(),
         "written although nothing was asked of them: {changed:?}"
     );
-    // That the request was handled, and, of one that missed several looks by now, that it is not verified any more.
-    assert!((1..=2 * ASKED).contains(&whole(written)), "{written}");
+    // That the request was handled, of the few whose look was tried. The others' is made when Kernel is back.
+    assert!(whole(written) <= ASKED, "{written}");
 
     world.kernel.restart().await.unwrap();
-    let verified =
-        |channel: &WhatsAppChannel| is_ready(channel) && condition(channel, "WebhookVerified").0 == "True";
-    let after = world.wait_all(CHANNELS, "Ready and verified", verified).await;
+    let verified = |channel: &WhatsAppChannel| {
+        is_ready(channel)
+            && condition(channel, "WebhookVerified").0 == "True"
+            && (!names.contains(channel.name_any().as_str()) || handled(channel) == Some("during the outage"))
+    };
+    let after = world
+        .wait_all(
+            CHANNELS,
+            "Ready and verified, those asked for looked at",
+            verified,
+        )
+        .await;
     let registered_at = |channel: &WhatsAppChannel| channel.status.as_ref().unwrap().registered_at.clone();
     for (name, channel) in &after {
         assert_eq!(
@@ -118,6 +127,12 @@ async fn an_outage_of_kernel_turns_no_channel_red_and_writes_only_what_was_asked
             "{name} was not set anew"
         );
     }
+}
+
+/// How many passes there were.
+async fn reconciles(world: &World) -> f64 {
+    let admin = world.site.controller_admin;
+    world.metric(admin, "aura_whatsapp_reconciles_total").await
 }
 
 /// A count that came as a metric.
