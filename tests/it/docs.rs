@@ -111,3 +111,64 @@ fn every_metric_is_documented() {
         );
     }
 }
+
+/// Every Rust file below a folder of the project: its path there, and its text.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(project().join(folder)).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.strip_prefix(project()).unwrap().display().to_string();
+        if path.is_dir() {
+            found.extend(sources(&name));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = read(&name);
+            found.push((name, text));
+        }
+    }
+    found
+}
+
+/// Whether there is a test of this name, `module::function`. Unit tests may stand in a file beside their module's, so
+/// its path need only begin as the first two modules do.
+fn exists(test: &str, files: &[(String, String)]) -> bool {
+    let Some((modules, function)) = test.rsplit_once("::") else {
+        return false;
+    };
+    let modules: Vec<&str> = modules
+        .split("::")
+        .take_while(|module| !["tests", "properties"].contains(module))
+        .take(2)
+        .collect();
+    let (path, function) = (modules.join("/"), format!("fn {function}("));
+    files.iter().any(|(file, text)| {
+        let below = file
+            .strip_prefix("tests/it/")
+            .or_else(|| file.strip_prefix("src/"));
+        below.is_some_and(|below| below.starts_with(&path)) && text.contains(&function)
+    })
+}
+
+#[test]
+fn every_lesson_has_its_answer_and_a_test_that_exists() {
+    let page = read("docs/lessons.md");
+    let files = [sources("tests/it"), sources("src")].concat();
+    let mut numbers = Vec::new();
+    for row in page.lines().filter(|line| line.starts_with("| B")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [number, suffered, answer, shown] = cells[..] else {
+            panic!("not four cells: {row}");
+        };
+        assert!(!suffered.is_empty() && !answer.is_empty(), "{row}");
+        let tests: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
+        for test in &tests {
+            assert!(
+                exists(test, &files),
+                "{number} names a test that is not there: {test}"
+            );
+        }
+        assert!(!tests.is_empty(), "no test shows it: {row}");
+        numbers.push(number);
+    }
+    let all: Vec<String> = (1..=34).map(|number| format!("B{number}")).collect();
+    assert_eq!(numbers, all, "each once, in order");
+}

@@ -20,6 +20,10 @@ async fn with_the_api_server_stopped_the_bridge_still_routes_also_after_its_own_
 
     cluster.control_plane.stop_api_server().await.unwrap();
     world.converse(&number, USER, "dos", 2).await;
+    // Whoever looks can see that these are the last known routes, and how old the controller's view is.
+    watch_is_connected(&world, 0.0).await;
+    let told = "aura_whatsapp_watch_last_event_timestamp_seconds";
+    assert!(world.metric(world.site.controller_admin, told).await > 0.0);
     // A reply whose record was not on disk yet would be sent again, which is not the matter here.
     world.wait_settled().await;
 
@@ -36,6 +40,17 @@ async fn with_the_api_server_stopped_the_bridge_still_routes_also_after_its_own_
     let received = world.wait_received(USER, 3).await;
     assert_eq!(received[2].text, "Echo: tres");
     world.ready_number("1004").await;
+    watch_is_connected(&world, 1.0).await;
+}
+
+/// Waits until the bridge says of its watch that it is, or is not, connected.
+async fn watch_is_connected(world: &World, expected: f64) {
+    let start = tokio::time::Instant::now();
+    let metric = || world.metric(world.site.bridge_admin, "aura_whatsapp_watch_connected");
+    while (metric().await - expected).abs() > 0.5 {
+        assert!(start.elapsed() < SOON, "{}", world.log("bridge"));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
