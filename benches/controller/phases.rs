@@ -117,6 +117,15 @@ impl Run {
                 ">= 0.85",
                 share >= 0.85,
             );
+            let took: Vec<f64> = calls
+                .iter()
+                .filter_map(|call| Some(call.answered_at?.duration_since(call.at).as_secs_f64()))
+                .collect();
+            let mean = took.iter().sum::<f64>() / number(took.len().max(1) as u64);
+            table.note(
+                "registration: what the simulated Kernel took over a call, mean",
+                ms(Duration::from_secs_f64(mean)),
+            );
             let between = |first: Option<Timestamp>, last: Option<Timestamp>| {
                 Some(last?.duration_since(first?).as_secs_f64()).filter(|time| *time > 0.0)
             };

@@ -13,7 +13,7 @@ use std::{
 
 use indexmap::IndexSet;
 
-use super::roster::ObjectKey;
+use super::object_key::ObjectKey;
 use crate::{delivery::backoff::Backoff, kernel::KernelError};
 
 /// How many different channels must fail in a row.
@@ -258,10 +258,7 @@ mod tests {
     use super::*;
 
     fn who(n: u8) -> ObjectKey {
-        ObjectKey {
-            namespace: "n".into(),
-            name: n.to_string(),
-        }
+        ObjectKey::new("n", n.to_string())
     }
 
     const DOWN: KernelError = KernelError::Unavailable {

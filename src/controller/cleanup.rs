@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::runtime::{controller::Action, events::EventType};
+use kube::runtime::events::EventType;
 use tokio::time::Instant;
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     passage::Passage,
     recall::retry,
     reconcile::{Pass, ReconcileError},
+    worker::Again,
 };
 use crate::{
     api::{WhatsAppChannel, conditions::Reason},
@@ -23,7 +24,7 @@ use crate::{
 /// How far a deletion is.
 pub(super) enum Cleanup {
     /// There is more to do, then.
-    Wait(Action),
+    Wait(Again),
     /// The resource may go.
     Done,
 }
@@ -59,7 +60,7 @@ impl Pass<'_> {
                     };
                     begun = gate.begin(&self.key);
                     if begun.is_none() {
-                        return Ok(Cleanup::Wait(Action::await_change()));
+                        return Ok(Cleanup::Wait(Again::OnChange));
                     }
                     gathered.passage = Some(Passage::new(
                         self.context,
@@ -105,7 +106,7 @@ impl Pass<'_> {
                     self.keep(memory);
                     self.cleanup_fails();
                     let wait = retry(Duration::from_secs(15)).wait_at_least(failures, after, fastrand::f64());
-                    return Ok(Cleanup::Wait(Action::requeue(wait)));
+                    return Ok(Cleanup::Wait(Again::After(wait)));
                 }
                 CleanupStep::Release { skipped } => break skipped,
             }
@@ -113,7 +114,7 @@ impl Pass<'_> {
         drop(begun);
         if let Some(why) = skipped {
             tracing::warn!(
-                namespace = self.key.namespace, name = self.key.name, channel = %self.id, why,
+                namespace = &*self.key.namespace, name = &*self.key.name, channel = %self.id, why,
                 "deleted; Kernel's webhook is left behind"
             );
             self.context.metrics.cleanups_skipped.inc();

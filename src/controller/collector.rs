@@ -1,4 +1,4 @@
-//! What the metrics tell of each channel, read from the watch's own store when the page is asked for: nothing is kept per
+//! What the metrics tell of each channel, read from the roster when the page is asked for: nothing is kept per
 //! channel, and what is gone is no longer told of.
 
 use std::{
@@ -6,14 +6,13 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use kube::ResourceExt;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{MetricType, gauge::ConstGauge},
 };
 
-use super::context::Context;
+use super::{context::Context, object_key::ObjectKey};
 
 /// The channels of a controller, once it has begun.
 #[derive(Clone, Default)]
@@ -44,25 +43,27 @@ impl Collector for Channels {
         let Some(context) = self.0.get() else {
             return Ok(());
         };
-        let channels: Vec<_> = context.scopes().flat_map(|scope| scope.store.state()).collect();
+        let mut channels: Vec<(ObjectKey, String)> = context
+            .roster()
+            .channels(None)
+            .map(|entry| (entry.key.clone(), entry.uid().to_owned()))
+            .collect();
+        channels.sort();
         let mut family = encoder.encode_descriptor(
             "channel_condition",
             "1 for each condition of each channel, by its status",
             None,
             MetricType::Gauge,
         )?;
-        for channel in &channels {
-            let (namespace, name) = (channel.namespace().unwrap_or_default(), channel.name_any());
+        for (key, uid) in &channels {
             let mut conditions = Vec::new();
-            context
-                .memories
-                .conditions(&channel.uid().unwrap_or_default(), |kind, value, _| {
-                    conditions.push((kind.to_owned(), value.to_owned()));
-                });
+            context.memories.conditions(uid, |kind, value, _| {
+                conditions.push((kind.to_owned(), value.to_owned()));
+            });
             for (kind, value) in &conditions {
                 let labels = [
-                    ("namespace", namespace.as_str()),
-                    ("name", name.as_str()),
+                    ("namespace", &*key.namespace),
+                    ("name", &*key.name),
                     ("type", kind.as_str()),
                     ("status", value.as_str()),
                 ];
@@ -75,12 +76,11 @@ impl Collector for Channels {
             None,
             MetricType::Gauge,
         )?;
-        for channel in &channels {
-            let (namespace, name) = (channel.namespace().unwrap_or_default(), channel.name_any());
-            let Some(at) = context.memories.of(&channel.uid().unwrap_or_default()).looked_at else {
+        for (key, uid) in &channels {
+            let Some(at) = context.memories.of(uid).looked_at else {
                 continue;
             };
-            let labels = [("namespace", namespace.as_str()), ("name", name.as_str())];
+            let labels = [("namespace", &*key.namespace), ("name", &*key.name)];
             ConstGauge::new(at).encode(family.encode_family(&labels)?)?;
         }
         Ok(())

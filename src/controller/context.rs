@@ -1,22 +1,16 @@
 //! What all reconciliations share: clients, configuration, keys, gates, and which channels there are.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{
-    Client, ResourceExt,
-    runtime::{
-        events::EventType,
-        reflector::{ObjectRef, Store},
-    },
-};
+use kube::{Client, ResourceExt, runtime::events::EventType};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, watch},
     time::Instant,
 };
 
@@ -25,7 +19,9 @@ use super::{
     gate::{Gate, Side, Wake},
     lease::{self, Leadership},
     memory::Memories,
-    roster::{Entry, ObjectKey, Roster},
+    object_key::ObjectKey,
+    roster::{Entry, Roster},
+    worker::Work,
 };
 use crate::{
     api::{
@@ -54,14 +50,31 @@ pub(super) struct Context {
     pub memories: Memories,
     setup: ArcSwap<Setup>,
     roster: Mutex<Roster>,
-    waker: Arc<Waker>,
-    /// How many of the scopes' lists (of channels and of Secrets) are still missing.
-    unlisted: watch::Sender<usize>,
+    /// What is to be reconciled, and when.
+    pub work: Arc<Work>,
+    /// The watched namespaces; `None`: the whole cluster.
+    namespaces: Vec<Option<String>>,
+    /// How many of the namespaces' lists are still missing.
+    unlisted: watch::Sender<Unlisted>,
     /// Whether the Kernel clients of the channels that were there at the start are known.
     clients_known: watch::Sender<bool>,
     /// Told when a gate's next probe may be at another time.
     pub ticks: Arc<Notify>,
     start: Instant,
+}
+
+/// What is listed of each watched namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listed {
+    Channels,
+    Secrets,
+}
+
+/// How many lists are still missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Unlisted {
+    channels: usize,
+    secrets: usize,
 }
 
 /// What a context is made from.
@@ -77,36 +90,6 @@ pub(super) struct Parts {
 pub(super) struct Setup {
     pub installation: Installation,
     environments: HashMap<String, (Arc<Gate>, u64)>,
-}
-
-/// Has channels reconciled.
-#[derive(Default)]
-struct Waker {
-    /// The watched scopes; set once, at start.
-    scopes: OnceLock<Vec<Scope>>,
-}
-
-/// One watched scope: a namespace, or the whole cluster.
-pub(super) struct Scope {
-    /// `None`: the whole cluster.
-    pub namespace: Option<String>,
-    pub store: Store<WhatsAppChannel>,
-    pub wake: mpsc::UnboundedSender<ObjectRef<WhatsAppChannel>>,
-}
-
-impl Waker {
-    fn wake(&self, key: &ObjectKey) {
-        let mut scopes = self.scopes.get().into_iter().flatten();
-        let scope = scopes.find(|scope| {
-            scope
-                .namespace
-                .as_ref()
-                .is_none_or(|namespace| *namespace == key.namespace)
-        });
-        if let Some(scope) = scope {
-            let _ = scope.wake.send(ObjectRef::new(&key.name).within(&key.namespace));
-        }
-    }
 }
 
 impl Setup {
@@ -178,12 +161,20 @@ impl Context {
             leadership,
             events,
         } = parts;
-        let (waker, ticks, memories) = (
-            Arc::<Waker>::default(),
+        let (work, ticks, memories) = (
+            Arc::<Work>::default(),
             Arc::<Notify>::default(),
             Memories::default(),
         );
-        let setup = Setup::new(installation, None, &memories, &wake_by(&waker), &ticks);
+        let namespaces = match installation.scope(&release_namespace) {
+            None => vec![None],
+            Some(namespaces) => namespaces.into_iter().map(Some).collect(),
+        };
+        let unlisted = Unlisted {
+            channels: namespaces.len(),
+            secrets: namespaces.len(),
+        };
+        let setup = Setup::new(installation, None, &memories, &wake_by(&work), &ticks);
         Self {
             events,
             client,
@@ -201,8 +192,9 @@ impl Context {
             memories,
             setup: ArcSwap::from_pointee(setup),
             roster: Mutex::default(),
-            waker,
-            unlisted: watch::Sender::new(usize::MAX),
+            work,
+            namespaces,
+            unlisted: watch::Sender::new(unlisted),
             clients_known: watch::Sender::new(false),
             ticks,
             start: Instant::now(),
@@ -221,15 +213,17 @@ impl Context {
             installation,
             Some(&before),
             &self.memories,
-            &wake_by(&self.waker),
+            &wake_by(&self.work),
             &self.ticks,
         );
         self.setup.store(Arc::new(now));
         let setup = self.setup();
-        for scope in self.scopes() {
-            for channel in scope.store.state() {
+        let all = self.roster().keys(None);
+        for key in &all {
+            let mut roster = self.roster();
+            if let Some(channel) = roster.resource(key) {
                 // The Secrets that a channel depends on are told by its environment, too.
-                self.roster().upsert(&channel, also(&setup, &channel));
+                roster.upsert(&channel, also(&setup, &channel));
             }
         }
         let changed: Vec<_> = self
@@ -246,29 +240,34 @@ impl Context {
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the scopes, before anything is reconciled. Each has two lists to wait for.
-    pub fn set_scopes(&self, scopes: Vec<Scope>) {
-        self.unlisted.send_replace(scopes.len() * 2);
-        let _ = self.waker.scopes.set(scopes);
-    }
-
-    /// The scopes.
-    pub fn scopes(&self) -> impl Iterator<Item = &Scope> {
-        self.waker.scopes.get().into_iter().flatten()
+    /// The watched namespaces; `None`: the whole cluster.
+    pub fn namespaces(&self) -> &[Option<String>] {
+        &self.namespaces
     }
 
     /// One of the lists was seen for the first time.
-    pub fn listed(&self) {
-        self.unlisted
-            .send_modify(|missing| *missing = missing.saturating_sub(1));
+    pub fn listed(&self, what: Listed) {
+        self.unlisted.send_modify(|missing| {
+            let missing = match what {
+                Listed::Channels => &mut missing.channels,
+                Listed::Secrets => &mut missing.secrets,
+            };
+            *missing = missing.saturating_sub(1);
+        });
     }
 
-    /// Waits until every scope was listed once, at most until the patience is over: who holds a channel can be told
-    /// only then.
+    /// Waits until everything was listed once, at most until the patience is over: who holds a channel can be told only
+    /// then.
     pub async fn wait_listed(&self) {
         let mut unlisted = self.unlisted.subscribe();
-        let _ =
-            tokio::time::timeout_at(self.start + PATIENCE, unlisted.wait_for(|missing| *missing == 0)).await;
+        let all = unlisted.wait_for(|missing| missing.channels + missing.secrets == 0);
+        let _ = tokio::time::timeout_at(self.start + PATIENCE, all).await;
+    }
+
+    /// Waits until the channels of every namespace were listed once, for as long as it takes.
+    pub async fn wait_channels_listed(&self) {
+        let mut unlisted = self.unlisted.subscribe();
+        let _ = unlisted.wait_for(|missing| missing.channels == 0).await;
     }
 
     /// Whether the Kernel clients of the channels that are there when this process begins to lead are known.
@@ -284,7 +283,7 @@ impl Context {
 
     /// Has a channel reconciled now.
     pub fn wake(&self, key: &ObjectKey) {
-        self.waker.wake(key);
+        self.work.add(key);
     }
 
     /// This process has begun to lead: what it remembers may be older than what another leader did meanwhile, so that
@@ -297,45 +296,53 @@ impl Context {
 
     /// Has every channel reconciled now.
     pub fn wake_all(&self) {
-        let all: Vec<_> = self
-            .roster()
-            .channels(None)
-            .map(|entry| entry.key.clone())
-            .collect();
+        let all = self.roster().keys(None);
         all.iter().for_each(|key| self.wake(key));
     }
 
-    /// A channel is there, or is another than before.
-    pub fn seen(&self, channel: &WhatsAppChannel) {
-        let (setup, key) = (self.setup(), ObjectKey::of(channel));
-        let before = key.as_ref().and_then(|key| {
+    /// A channel is there, or is another than before. What the controller itself wrote (the status) wakes nobody. Answers
+    /// the key that it is known by.
+    pub fn seen(&self, mut channel: WhatsAppChannel) -> Option<ObjectKey> {
+        let (setup, key) = (self.setup(), ObjectKey::of(&channel)?);
+        let uid = channel.uid().unwrap_or_default();
+        let before = {
             let roster = self.roster();
-            roster.get(key).map(|entry| (entry.uid.clone(), entry.leaving))
-        });
-        if let (Some(key), Some((uid, _))) = (&key, &before)
-            && channel.uid().as_ref() != Some(uid)
-        {
+            roster.get(&key).map(|entry| (entry.uid() == uid, entry.leaving))
+        };
+        if before.is_some_and(|(same, _)| !same) {
             // Another resource of the same name: that the one before is gone was not told.
-            self.gone(key);
+            self.gone(&key);
         }
-        self.roster().upsert(channel, also(&setup, channel));
+        // It is kept apart.
+        let status = channel.status.take().unwrap_or_default();
+        self.memories.told_status(&uid, status);
+        let (key, differs) = {
+            let mut roster = self.roster();
+            let differs = roster.upsert(&channel, also(&setup, &channel));
+            let key = roster.get(&key).map_or(key, |entry| entry.key.clone());
+            (key, differs)
+        };
         let leaves =
             channel.metadata.deletion_timestamp.is_some() && before.is_none_or(|(_, leaving)| !leaving);
-        if let (Some(key), Ok(id), true) = (&key, channel.spec.channel_id.parse(), leaves) {
+        if let (Ok(id), true) = (channel.spec.channel_id.parse(), leaves) {
             // It claims nothing any more: another may hold what it held.
-            self.wake_rivals(key, id);
+            self.wake_rivals(&key, id);
             let sharing = self
                 .roster()
-                .sharing(key)
+                .sharing(&key)
                 .min_by_key(|entry| entry.claim())
                 .map(|entry| entry.key.clone());
             sharing.iter().for_each(|key| self.wake(key));
         }
-        if let (Some(uid), Some(version)) = (channel.uid(), channel.resource_version())
+        if let Some(version) = channel.resource_version()
             && let Ok(version) = version.parse()
         {
             self.memories.caught_up(&uid, version);
         }
+        if differs {
+            self.wake(&key);
+        }
+        Some(key)
     }
 
     /// Whether there is such a channel.
@@ -359,28 +366,20 @@ impl Context {
             .map(|entry| entry.key.clone())
             .collect();
         drop(roster);
-        self.memories.forget(&entry.uid);
+        self.work.forget(key);
+        self.memories.forget(entry.uid());
         if let Some(gate) = self.setup().gate(&entry.environment) {
             gate.forget(key);
         }
         rivals.iter().chain(&sharing).for_each(|key| self.wake(key));
     }
 
-    /// The channels of a scope were listed anew: those that are known and no longer there are gone, and whoever waits
-    /// for a channel looks again.
-    pub fn listed_anew(&self, namespace: Option<&str>, store: &Store<WhatsAppChannel>) {
-        let known: Vec<_> = self
-            .roster()
-            .channels(namespace)
-            .map(|entry| entry.key.clone())
-            .collect();
-        for key in known {
-            if store
-                .get(&ObjectRef::new(&key.name).within(&key.namespace))
-                .is_none()
-            {
-                self.gone(&key);
-            }
+    /// The channels of a namespace (or of all) were listed anew: those that are known and no longer there are gone, and
+    /// whoever waits for a channel looks again.
+    pub fn listed_anew(&self, namespace: Option<&str>, there: &HashSet<ObjectKey>) {
+        let known = self.roster().keys(namespace);
+        for key in known.iter().filter(|key| !there.contains(key)) {
+            self.gone(key);
         }
         let waits = [Reason::ChannelConflict.as_str(), Reason::ClientShared.as_str()];
         let waiting: Vec<_> = self
@@ -388,7 +387,7 @@ impl Context {
             .channels(namespace)
             .filter(|entry| {
                 let mut waiting = false;
-                self.memories.conditions(&entry.uid, |kind, _, reason| {
+                self.memories.conditions(entry.uid(), |kind, _, reason| {
                     waiting |= kind == types::READY && waits.contains(&reason);
                 });
                 waiting
@@ -515,9 +514,9 @@ impl Context {
     }
 }
 
-fn wake_by(waker: &Arc<Waker>) -> Wake {
-    let waker = waker.clone();
-    Arc::new(move |key| waker.wake(key))
+fn wake_by(work: &Arc<Work>) -> Wake {
+    let work = work.clone();
+    Arc::new(move |key| work.add(key))
 }
 
 /// The Secret that a channel depends on by its environment's configuration: that of the callback of the system before.

@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     circuit::{Admission, Change, Circuit},
     limit::Pace,
-    roster::ObjectKey,
+    object_key::ObjectKey,
 };
 use crate::{
     config::Registration,
@@ -297,10 +297,7 @@ mod tests {
     use super::*;
 
     fn who(n: usize) -> ObjectKey {
-        ObjectKey {
-            namespace: "n".into(),
-            name: n.to_string(),
-        }
+        ObjectKey::new("n", n.to_string())
     }
 
     fn gate(concurrent: u32) -> (Arc<Gate>, Arc<Mutex<Vec<ObjectKey>>>) {

@@ -13,7 +13,7 @@ use super::{
     circuit::Change,
     context::Context,
     gate::{Gate, Side},
-    roster::ObjectKey,
+    object_key::ObjectKey,
 };
 use crate::kernel::{KernelError, Operation, Turn, Turnstile};
 use futures::{FutureExt, future::BoxFuture};

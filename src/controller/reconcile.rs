@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{Api, ResourceExt, runtime::controller::Action};
+use kube::{Api, ResourceExt};
 use tokio::time::Instant;
 
 use super::{
@@ -14,11 +14,12 @@ use super::{
     gate::Begun,
     gather::Gathered,
     memory::{Fingerprint, Memory},
+    object_key::ObjectKey,
     passage::Passage,
     recall::{Outcome, SETTLE, retry},
-    roster::ObjectKey,
     status::{self, Facts},
     webhook::Desired,
+    worker::Again,
 };
 use crate::{
     api::{
@@ -84,24 +85,25 @@ fn standing_by() -> Duration {
 
 /// Reconciles one channel.
 pub(super) async fn reconcile(
-    channel: Arc<WhatsAppChannel>,
-    context: Arc<Context>,
-) -> Result<Action, ReconcileError> {
-    let (Some(key), Some(uid)) = (ObjectKey::of(&*channel), channel.uid()) else {
-        return Ok(Action::await_change());
+    key: ObjectKey,
+    channel: &WhatsAppChannel,
+    context: &Arc<Context>,
+) -> Result<Again, ReconcileError> {
+    let Some(uid) = channel.uid() else {
+        return Ok(Again::OnChange);
     };
     // What the API server's rules let in is a UUID; anything else waits for a change.
     let Ok(id) = channel.spec.channel_id.parse::<ChannelId>() else {
-        return Ok(Action::await_change());
+        return Ok(Again::OnChange);
     };
     // Whoever begins to lead has every channel looked at. A claim may also lapse and be renewed before anybody has noticed.
     if !context.leadership.is_leader() {
-        return Ok(Action::requeue(standing_by()));
+        return Ok(Again::After(standing_by()));
     }
     // Who holds a channel can be told only when every scope was listed.
     context.wait_listed().await;
-    let pass = Pass::new(&context, &channel, id, key, uid);
-    let result = pass.run(&channel).await;
+    let pass = Pass::new(context, channel, id, key, uid);
+    let result = pass.run(channel).await;
     if let Some(gate) = pass.setup.gate(&pass.environment_name) {
         gate.over(&pass.key);
     }
@@ -168,14 +170,14 @@ impl<'a> Pass<'a> {
         }
     }
 
-    async fn run(&self, channel: &WhatsAppChannel) -> Result<Action, ReconcileError> {
+    async fn run(&self, channel: &WhatsAppChannel) -> Result<Again, ReconcileError> {
         let api = self.api();
         if channel.metadata.deletion_timestamp.is_none() {
             match (self.clears(), finalizer::is_held(channel)) {
                 // Before the first registration: what is registered must be cleared.
                 (true, false) => {
                     claimed(self.context, finalizer::add(&api, channel)).await?;
-                    return Ok(Action::await_change());
+                    return Ok(Again::OnChange);
                 }
                 (false, true) => self.release(channel).await?,
                 _ => {}
@@ -183,14 +185,14 @@ impl<'a> Pass<'a> {
             return self.apply(channel).await;
         }
         if !finalizer::is_held(channel) {
-            return Ok(Action::await_change());
+            return Ok(Again::OnChange);
         }
         match self.clean_up(channel).await? {
-            Cleanup::Wait(action) => Ok(action),
+            Cleanup::Wait(again) => Ok(again),
             Cleanup::Done => {
                 self.release(channel).await?;
                 // It is gone by then, unless somebody else changed its finalizers at the same moment.
-                Ok(Action::requeue(Duration::from_secs(15)))
+                Ok(Again::After(Duration::from_secs(15)))
             }
         }
     }
@@ -212,7 +214,7 @@ impl<'a> Pass<'a> {
 
     /// Another resource as the reader of this one's status may know it.
     fn told(&self, other: &Claim) -> String {
-        if other.namespace == self.key.namespace {
+        if *other.namespace == *self.key.namespace {
             format!("{}/{}", other.namespace, other.name)
         } else {
             "in another namespace".to_owned()
@@ -246,7 +248,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    async fn apply(&self, channel: &WhatsAppChannel) -> Result<Action, ReconcileError> {
+    async fn apply(&self, channel: &WhatsAppChannel) -> Result<Again, ReconcileError> {
         let start = Instant::now();
         let (old, version) = self.status_before(channel);
         let requested_at = channel.annotations().get(REQUESTED_AT).map(String::as_str);
@@ -261,7 +263,7 @@ impl<'a> Pass<'a> {
             let facts = self.facts(channel, &nothing, &key_id, requested_at);
             let build = |old: &WhatsAppChannelStatus| status::suspended(old, &facts);
             self.write(channel, old, version, &build, memory).await?;
-            return Ok(Action::await_change());
+            return Ok(Again::OnChange);
         }
         let ready = status::ready(&old);
         let was = |reason: Reason| ready.is_some_and(|ready| ready.reason == reason.as_str());
@@ -294,12 +296,12 @@ impl<'a> Pass<'a> {
                 Step::StandBy => return Err(ReconcileError::StoodDown),
                 Step::ReadSecret => {
                     let Some(gate) = self.setup.gate(&self.environment_name) else {
-                        return Ok(Action::await_change());
+                        return Ok(Again::OnChange);
                     };
                     begun = gate.begin(&self.key);
                     if begun.is_none() {
                         // The gate wakes it when there is a place.
-                        return Ok(Action::await_change());
+                        return Ok(Again::OnChange);
                     }
                     let secret = self.read_secret(channel, &mut gathered).await?;
                     fingerprint = self.fingerprint(generation, &gathered.versions, &key_id);
@@ -334,9 +336,9 @@ impl<'a> Pass<'a> {
                     };
                     drop(begun);
                     self.write(channel, old.clone(), version, &build, memory).await?;
-                    return Ok(Action::requeue(SETTLE));
+                    return Ok(Again::After(SETTLE));
                 }
-                Step::ComeBack(left) => return Ok(Action::requeue(left)),
+                Step::ComeBack(left) => return Ok(Again::After(left)),
                 Step::SetWebhook => seen.set = Some(self.set_webhook(&gathered).await),
                 Step::Done(verdict) => break verdict,
             }
@@ -385,7 +387,7 @@ impl<'a> Pass<'a> {
         self.context
             .metrics
             .reconciled(verdict.reason.as_str(), start.elapsed().as_secs_f64());
-        Ok(Action::requeue(wait))
+        Ok(Again::After(wait))
     }
 
     fn facts<'b>(
@@ -412,36 +414,30 @@ impl<'a> Pass<'a> {
     }
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "the form that the library calls")]
 /// What happens after an error: the same object is tried again, soon but not at once.
-pub(super) fn on_error(
-    channel: Arc<WhatsAppChannel>,
-    error: &ReconcileError,
-    context: Arc<Context>,
-) -> Action {
+pub(super) fn on_error(key: &ObjectKey, uid: &str, error: &ReconcileError, context: &Context) -> Again {
     if matches!(error, ReconcileError::StoodDown) {
         tracing::debug!(
-            namespace = channel.namespace(),
-            name = channel.name_any(),
+            namespace = &*key.namespace,
+            name = &*key.name,
             "left to the leader"
         );
-        return Action::requeue(standing_by());
+        return Again::After(standing_by());
     }
-    let uid = channel.uid().unwrap_or_default();
-    if ObjectKey::of(&*channel).is_none_or(|key| !context.knows(&key)) {
+    if !context.knows(key) {
         // It is gone.
-        return Action::await_change();
+        return Again::OnChange;
     }
-    let mut memory = context.memories.of(&uid);
+    let mut memory = context.memories.of(uid);
     let failures = match memory.failures {
         Some((API_FAILURES, failures)) => failures + 1,
         _ => 1,
     };
     memory.failures = Some((API_FAILURES, failures));
-    context.memories.keep(&uid, memory);
-    tracing::warn!(namespace = channel.namespace(), name = channel.name_any(), %error, failures, "can't reconcile; trying again");
+    context.memories.keep(uid, memory);
+    tracing::warn!(namespace = &*key.namespace, name = &*key.name, %error, failures, "can't reconcile; trying again");
     context.metrics.reconciled("Error", 0.0);
-    Action::requeue(retry(Duration::from_secs(30)).wait(failures, fastrand::f64()))
+    Again::After(retry(Duration::from_secs(30)).wait(failures, fastrand::f64()))
 }
 
 /// What failures of the API server are counted under: no fingerprint, as none was found out.

@@ -103,7 +103,7 @@ impl Pass<'_> {
             EventType::Normal
         };
         tracing::info!(
-            namespace = self.key.namespace, name = self.key.name, channel = %self.id, ready = ready.status,
+            namespace = &*self.key.namespace, name = &*self.key.name, channel = %self.id, ready = ready.status,
             reason = ready.reason, note = ready.message, "status changed"
         );
         self.event(channel, kind, &ready.reason, ready.message.clone());

@@ -5,7 +5,10 @@ use std::hash::{BuildHasher, RandomState};
 
 use secrecy::ExposeSecret;
 
-use super::roster::{Entry, ObjectKey, Roster};
+use super::{
+    object_key::ObjectKey,
+    roster::{Entry, Roster},
+};
 use crate::{
     api::{ChannelId, Claim, WhatsAppChannel},
     config::Installation,

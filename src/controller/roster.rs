@@ -10,34 +10,14 @@ use std::{
 
 use kube::ResourceExt;
 
+use super::{kept::Kept, object_key::ObjectKey};
 use crate::api::{ChannelId, Claim, WhatsAppChannel};
-
-/// An object, by namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ObjectKey {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl ObjectKey {
-    /// The key of an object; `None` for one that was never stored.
-    pub fn of(object: &impl ResourceExt) -> Option<Self> {
-        Some(Self {
-            namespace: object.namespace()?,
-            name: object.name_any(),
-        })
-    }
-}
 
 /// What is known of one channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     /// The resource.
-    pub key: Arc<ObjectKey>,
-    /// Its UID.
-    pub uid: String,
+    pub key: ObjectKey,
     /// When it was created, in seconds since 1970.
     pub created: i64,
     /// The channel it claims.
@@ -46,8 +26,9 @@ pub(super) struct Entry {
     pub environment: Arc<str>,
     /// It is being deleted.
     pub leaving: bool,
+    kept: Kept,
     /// The Secrets it names; the first holds its Kernel client.
-    secrets: Vec<Box<str>>,
+    secrets: Box<[ObjectKey]>,
     /// The key of that Secret with the client's id, where it is not the usual one.
     id_key: Option<Box<str>>,
     /// A hash of its Kernel client, once its Secret was read.
@@ -59,9 +40,14 @@ impl Entry {
     pub fn claim(&self) -> Claim {
         Claim {
             created: self.created,
-            namespace: self.key.namespace.clone(),
-            name: self.key.name.clone(),
+            namespace: self.key.namespace.to_string(),
+            name: self.key.name.to_string(),
         }
+    }
+
+    /// Its UID.
+    pub fn uid(&self) -> &str {
+        self.kept.uid()
     }
 
     /// A hash of its Kernel client, if that is known.
@@ -70,12 +56,8 @@ impl Entry {
     }
 
     /// The Secret with its Kernel client, and the key within that holds the client's id.
-    pub fn client_secret(&self) -> (ObjectKey, &str) {
-        let key = ObjectKey {
-            namespace: self.key.namespace.clone(),
-            name: self.secrets.first().map(ToString::to_string).unwrap_or_default(),
-        };
-        (key, self.id_key.as_deref().unwrap_or("id"))
+    pub fn client_secret(&self) -> (Option<&ObjectKey>, &str) {
+        (self.secrets.first(), self.id_key.as_deref().unwrap_or("id"))
     }
 }
 
@@ -83,49 +65,54 @@ impl Entry {
 struct SecretEntry {
     /// Its resourceVersion; `None` where it is not there, or not labelled.
     version: Option<Box<str>>,
-    users: Vec<Arc<ObjectKey>>,
+    users: Vec<ObjectKey>,
 }
 
 /// All channels.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    entries: HashMap<Arc<ObjectKey>, Entry>,
-    by_channel: HashMap<ChannelId, Vec<Arc<ObjectKey>>>,
-    by_client: HashMap<(Arc<str>, u64), Vec<Arc<ObjectKey>>>,
+    entries: HashMap<ObjectKey, Entry>,
+    by_channel: HashMap<ChannelId, Vec<ObjectKey>>,
+    by_client: HashMap<(Arc<str>, u64), Vec<ObjectKey>>,
     secrets: HashMap<ObjectKey, SecretEntry>,
     environments: HashMap<Arc<str>, usize>,
 }
 
 impl Roster {
-    /// Takes a channel as it is now. `also` is a Secret that its environment's configuration names for it.
-    pub fn upsert(&mut self, resource: &WhatsAppChannel, also: Option<&str>) {
+    /// Takes a channel as it is now. `also` is a Secret that its environment's configuration names for it. Answers
+    /// whether it is new, or another than before to whoever reconciles it.
+    pub fn upsert(&mut self, resource: &WhatsAppChannel, also: Option<&str>) -> bool {
         let (Some(key), Some(created), Ok(channel)) = (
             ObjectKey::of(resource),
             resource.creation_timestamp(),
             resource.spec.channel_id.parse(),
         ) else {
-            return;
+            return false;
         };
+        let kept = Kept::new(resource);
         let before = self.remove(&key);
+        let differs = before.as_ref().is_none_or(|before| kept.differs(&before.kept));
         let spec = &resource.spec;
-        let key = before
-            .as_ref()
-            .map_or_else(|| Arc::new(key), |before| before.key.clone());
+        let key = before.as_ref().map_or(key, |before| before.key.clone());
         let environment = self
             .environments
             .get_key_value(spec.environment.as_str())
             .map_or_else(|| Arc::from(spec.environment.as_str()), |(name, _)| name.clone());
-        let mut secrets: Vec<Box<str>> = spec.secret_names().into_iter().map(Into::into).collect();
-        secrets.extend(also.map(Into::into));
+        let mut names = spec.secret_names();
+        names.extend(also);
         // One Secret may hold both the client and a key.
         let mut seen = HashSet::new();
-        secrets.retain(|name| seen.insert(name.clone()));
+        names.retain(|name| seen.insert(*name));
+        let secrets = names
+            .into_iter()
+            .map(|name| self.secret_user(&ObjectKey::new(&*key.namespace, name), &key))
+            .collect();
         let entry = Entry {
-            uid: resource.uid().unwrap_or_default(),
             created: created.0.as_second(),
             channel,
             environment,
             leaving: resource.metadata.deletion_timestamp.is_some(),
+            kept,
             secrets,
             id_key: spec
                 .kernel
@@ -142,17 +129,6 @@ impl Roster {
             .entry(channel)
             .or_default()
             .push(entry.key.clone());
-        for name in &entry.secrets {
-            let secret = ObjectKey {
-                namespace: entry.key.namespace.clone(),
-                name: name.to_string(),
-            };
-            self.secrets
-                .entry(secret)
-                .or_default()
-                .users
-                .push(entry.key.clone());
-        }
         if let Some(client) = entry.client {
             let shared = self
                 .by_client
@@ -161,6 +137,23 @@ impl Roster {
             shared.push(entry.key.clone());
         }
         self.entries.insert(entry.key.clone(), entry);
+        differs
+    }
+
+    /// Notes that a channel names a Secret; answers the key that is shared by all who do.
+    fn secret_user(&mut self, secret: &ObjectKey, user: &ObjectKey) -> ObjectKey {
+        let known = self.secrets.get_key_value(secret).map(|(known, _)| known.clone());
+        let secret = known.unwrap_or_else(|| secret.clone());
+        let entry = self.secrets.entry(secret.clone()).or_default();
+        // Most Secrets have one user.
+        entry.users.reserve_exact(1);
+        entry.users.push(user.clone());
+        secret
+    }
+
+    /// A channel's resource, without its status.
+    pub fn resource(&self, key: &ObjectKey) -> Option<WhatsAppChannel> {
+        self.entries.get(key)?.kept.open(&key.namespace, &key.name)
     }
 
     /// Forgets a channel.
@@ -170,15 +163,11 @@ impl Roster {
         if let Some(client) = entry.client {
             take_out(&mut self.by_client, &(entry.environment.clone(), client), key);
         }
-        for name in &entry.secrets {
-            let secret = ObjectKey {
-                namespace: key.namespace.clone(),
-                name: name.to_string(),
-            };
-            if let Some(found) = self.secrets.get_mut(&secret) {
-                found.users.retain(|user| **user != *key);
+        for secret in &entry.secrets {
+            if let Some(found) = self.secrets.get_mut(secret) {
+                found.users.retain(|user| user != key);
                 if found.users.is_empty() && found.version.is_none() {
-                    self.secrets.remove(&secret);
+                    self.secrets.remove(secret);
                 }
             }
         }
@@ -200,7 +189,12 @@ impl Roster {
     pub fn channels<'a>(&'a self, namespace: Option<&'a str>) -> impl Iterator<Item = &'a Entry> {
         self.entries
             .values()
-            .filter(move |entry| namespace.is_none_or(|namespace| entry.key.namespace == namespace))
+            .filter(move |entry| namespace.is_none_or(|namespace| *entry.key.namespace == *namespace))
+    }
+
+    /// The keys of all channels of a namespace, or of all.
+    pub fn keys(&self, namespace: Option<&str>) -> Vec<ObjectKey> {
+        self.channels(namespace).map(|entry| entry.key.clone()).collect()
     }
 
     /// How many channels an environment has.
@@ -251,12 +245,12 @@ impl Roster {
 
     fn others<'a>(
         &'a self,
-        keys: Option<&'a Vec<Arc<ObjectKey>>>,
+        keys: Option<&'a Vec<ObjectKey>>,
         but: &'a ObjectKey,
     ) -> impl Iterator<Item = &'a Entry> {
         keys.into_iter()
             .flatten()
-            .filter(move |other| ***other != *but)
+            .filter(move |other| *other != but)
             .filter_map(|other| self.entries.get(other))
             .filter(|entry| !entry.leaving)
     }
@@ -278,7 +272,7 @@ impl Roster {
     }
 
     /// Notes the version of a Secret, or that it is gone (or no longer labelled). Answers whom that concerns.
-    pub fn secret(&mut self, secret: &ObjectKey, version: Option<&str>) -> Vec<Arc<ObjectKey>> {
+    pub fn secret(&mut self, secret: &ObjectKey, version: Option<&str>) -> Vec<ObjectKey> {
         match (self.secrets.get_mut(secret), version) {
             (None, None) => Vec::new(),
             (None, Some(version)) => {
@@ -305,11 +299,10 @@ impl Roster {
 
     /// The version of a Secret that is there and labelled.
     pub fn version(&self, namespace: &str, name: &str) -> Option<&str> {
-        let key = ObjectKey {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
-        self.secrets.get(&key)?.version.as_deref()
+        self.secrets
+            .get(&ObjectKey::new(namespace, name))?
+            .version
+            .as_deref()
     }
 
     /// The Secrets with a version, of a namespace or of all.
@@ -317,14 +310,14 @@ impl Roster {
         self.secrets
             .iter()
             .filter(|(key, entry)| {
-                entry.version.is_some() && namespace.is_none_or(|namespace| key.namespace == namespace)
+                entry.version.is_some() && namespace.is_none_or(|namespace| *key.namespace == *namespace)
             })
             .map(|(key, _)| key.clone())
             .collect()
     }
 
     /// The channels that name a Secret.
-    pub fn users(&self, secret: &ObjectKey) -> &[Arc<ObjectKey>] {
+    pub fn users(&self, secret: &ObjectKey) -> &[ObjectKey] {
         self.secrets.get(secret).map_or(&[], |entry| &entry.users)
     }
 }
@@ -333,9 +326,9 @@ fn oldest<'a>(others: impl Iterator<Item = &'a Entry>, own: &Claim) -> Option<Cl
     others.map(Entry::claim).filter(|other| other < own).min()
 }
 
-fn take_out<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<Arc<ObjectKey>>>, at: &K, key: &ObjectKey) {
+fn take_out<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<ObjectKey>>, at: &K, key: &ObjectKey) {
     if let Some(keys) = map.get_mut(at) {
-        keys.retain(|one| **one != *key);
+        keys.retain(|one| one != key);
         if keys.is_empty() {
             map.remove(at);
         }
@@ -360,14 +353,11 @@ mod tests {
     }
 
     fn key(name: &str) -> ObjectKey {
-        ObjectKey {
-            namespace: "n".into(),
-            name: name.into(),
-        }
+        ObjectKey::new("n", name)
     }
 
     fn names<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<String> {
-        let mut names: Vec<_> = entries.map(|entry| entry.key.name.clone()).collect();
+        let mut names: Vec<_> = entries.map(|entry| entry.key.name.to_string()).collect();
         names.sort();
         names
     }
@@ -399,9 +389,9 @@ mod tests {
         roster.upsert(&channel("b", 2, "t"), None);
         assert_eq!(roster.version("n", "s"), Some("1"));
         assert!(roster.secret(&key("s"), Some("1")).is_empty());
-        assert_eq!(roster.secret(&key("s"), Some("2")), [Arc::new(key("a"))]);
-        assert_eq!(roster.secret(&key("callback"), Some("3")), [Arc::new(key("a"))]);
-        assert_eq!(roster.secret(&key("s"), None), [Arc::new(key("a"))]);
+        assert_eq!(roster.secret(&key("s"), Some("2")), [key("a")]);
+        assert_eq!(roster.secret(&key("callback"), Some("3")), [key("a")]);
+        assert_eq!(roster.secret(&key("s"), None), [key("a")]);
         assert_eq!(roster.version("n", "s"), None);
         // A channel that names another Secret now is not told of the old one.
         roster.upsert(&channel("a", 1, "t"), None);

@@ -3,25 +3,24 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
-use kube::{Client, runtime::Config as ControllerConfig};
+use kube::Client;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     collector::Channels,
-    context::{Context, Parts, Scope},
+    context::{Context, Parts},
     events::Events,
     gate::Side,
     health::Watchdog,
     installation_key::{self, Installed},
     lease::{self, Timing},
-    reconcile::{ReconcileError, on_error, reconcile},
-    watch,
+    watch, worker,
 };
 use crate::{
     admin,
-    api::WhatsAppChannel,
     cluster::{self, schema},
     config::{
         Installation,
@@ -183,6 +182,10 @@ fn refresh(channels: Channels) -> Arc<dyn Fn() + Send + Sync> {
             .metrics
             .leader
             .set(i64::from(context.leadership.is_leader()));
+        context
+            .metrics
+            .queue_depth
+            .set(i64::try_from(context.work.depth()).unwrap_or(i64::MAX));
         context.metrics.clear_environments();
         for (name, gate) in context.setup().gates() {
             context.metrics.waiting(name, gate.waiting());
@@ -269,7 +272,7 @@ fn settling(installed: &Installed, settle: Duration) -> Duration {
     })
 }
 
-/// Runs one controller for each watched scope, and what goes with them, until told to stop.
+/// Runs the watches, the passes and what goes with them until told to stop.
 async fn control(
     context: &Arc<Context>,
     options: &Options,
@@ -277,10 +280,60 @@ async fn control(
     watchdog: &Arc<Watchdog>,
     stop: &CancellationToken,
 ) -> Result<(), ControllerError> {
-    let namespaces = match options.installation.scope(&options.release_namespace) {
-        None => vec![None],
-        Some(namespaces) => namespaces.into_iter().map(Some).collect(),
+    missing.store(Arc::new(Some(
+        "waiting for the API server's list of WhatsAppChannels (is the CRD installed, may we list them?)"
+            .to_owned(),
+    )));
+    let over = stop.child_token();
+    let mut parts = JoinSet::new();
+    let mut part = |name: &'static str, part: BoxFuture<'static, ()>| {
+        let part = over.clone().run_until_cancelled_owned(part);
+        parts.spawn(part.map(move |_| name));
     };
+    for namespace in context.namespaces() {
+        let channels = watch::follow_channels(context.clone(), namespace.clone());
+        part("watch of channels", channels.boxed());
+        let secrets = watch::follow_secrets(context.clone(), namespace.clone());
+        part("watch of Secrets", secrets.boxed());
+    }
+    part("round of a new leader", lead(context.clone()).boxed());
+    part("probing of environments", probes(context.clone()).boxed());
+    let (config, key) = (
+        follow_config(context.clone(), options.clone()),
+        follow_key(context.clone(), options.clone()),
+    );
+    part("reading of the configuration", config.boxed());
+    part("reading of the installation key", key.boxed());
+    part(
+        "readiness",
+        ready_when_listed(context.clone(), missing.clone()).boxed(),
+    );
+    let work = worker::run(
+        context.clone(),
+        places(options),
+        watchdog.clone(),
+        over.child_token(),
+    );
+    let mut work = tokio::spawn(work);
+    let result = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        _ = &mut work => Err(ControllerError::Ended("work")),
+        ended = parts.join_next() => Err(ControllerError::Ended(match ended {
+            Some(Ok(name)) => name,
+            _ => "faulty part",
+        })),
+    };
+    over.cancel();
+    // A part that ends because of the stop may be heard of first.
+    let result = if stop.is_cancelled() { Ok(()) } else { result };
+    if result.is_ok() && tokio::time::timeout(GRACE, work).await.is_err() {
+        tracing::warn!("stopped with work under way: it is taken up again at the next start");
+    }
+    result
+}
+
+/// How many passes may be under way at once.
+fn places(options: &Options) -> usize {
     // A place for every channel that may have begun, and some for those that call nobody.
     let begun: u64 = options
         .installation
@@ -288,100 +341,21 @@ async fn control(
         .values()
         .map(|environment| u64::from(environment.registration.concurrent.max(1)) * 2)
         .sum();
-    let concurrency = options
+    let places = options
         .concurrency
         .max(u16::try_from(begun + 8).unwrap_or(u16::MAX))
         // Places cost nothing while they are empty, and a later configuration may have more environments.
         .max(PLACES);
-    let mut scopes = Vec::new();
-    let mut running = FuturesUnordered::new();
-    for namespace in namespaces {
-        let watched = watch::scope(context, namespace.as_deref());
-        scopes.push(Scope {
-            namespace,
-            store: watched.store,
-            wake: watched.wake,
-        });
-        let secrets = stop.clone().run_until_cancelled_owned(watched.secrets);
-        running.push(secrets.map(|_| ()).boxed());
-        let (context, watchdog) = (context.clone(), watchdog.clone());
-        running.push(
-            watched
-                .controller
-                .with_config(ControllerConfig::default().concurrency(concurrency))
-                .graceful_shutdown_on(stop.clone().cancelled_owned())
-                .run(
-                    move |channel: Arc<WhatsAppChannel>, context: Arc<Context>| {
-                        let watchdog = watchdog.clone();
-                        async move {
-                            let _under_way = watchdog.begin();
-                            reconcile(channel, context).await
-                        }
-                    },
-                    on_error,
-                    context,
-                )
-                .for_each(|result| async {
-                    if let Err(error) = result {
-                        report(&error);
-                    }
-                })
-                .boxed(),
-        );
-    }
-    let stores: Vec<_> = scopes.iter().map(|scope| scope.store.clone()).collect();
-    // Reconciliations read the scopes: they must be there before the first one runs.
-    context.set_scopes(scopes);
-    missing.store(Arc::new(Some(
-        "waiting for the API server's list of WhatsAppChannels (is the CRD installed, may we list them?)"
-            .to_owned(),
-    )));
-    let synced = async {
-        for store in &stores {
-            if store.wait_until_ready().await.is_err() {
-                return;
-            }
-        }
-        missing.store(Arc::new(None));
-        tracing::info!(
-            channels = stores.iter().map(|store| store.state().len()).sum::<usize>(),
-            "ready"
-        );
-    };
-    let beside = CancellationToken::new();
-    let tasks = [
-        tokio::spawn(beside.clone().run_until_cancelled_owned(lead(context.clone()))),
-        tokio::spawn(beside.clone().run_until_cancelled_owned(probes(context.clone()))),
-        tokio::spawn(
-            beside
-                .clone()
-                .run_until_cancelled_owned(follow_config(context.clone(), options.clone())),
-        ),
-        tokio::spawn(
-            beside
-                .clone()
-                .run_until_cancelled_owned(follow_key(context.clone(), options.clone())),
-        ),
-    ];
-    let work = futures::future::join(synced, async { while running.next().await.is_some() {} });
-    // A controller whose list never succeeded does not hear of the stop by itself.
-    let overdue = async {
-        stop.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        _ = work => {}
-        () = overdue => tracing::warn!("stopped with work under way: it is taken up again at the next start"),
-    }
-    beside.cancel();
-    for task in tasks {
-        let _ = task.await;
-    }
-    if stop.is_cancelled() {
-        Ok(())
-    } else {
-        Err(ControllerError::Ended("watch"))
-    }
+    usize::from(places)
+}
+
+/// Says that nothing is missing any more when all channels were listed.
+async fn ready_when_listed(context: Arc<Context>, missing: Missing) {
+    context.wait_channels_listed().await;
+    missing.store(Arc::new(None));
+    tracing::info!(channels = context.roster().keys(None).len(), "ready");
+    // For as long as the process runs.
+    std::future::pending::<()>().await;
 }
 
 /// Has every channel looked at when this process begins to lead.
@@ -477,15 +451,5 @@ async fn follow_key(context: Arc<Context>, options: Options) {
         );
         context.keys.store(Arc::new(installed.keys));
         context.wake_all();
-    }
-}
-
-fn report<Q: std::error::Error + 'static>(error: &kube::runtime::controller::Error<ReconcileError, Q>) {
-    use kube::runtime::controller::Error;
-    match error {
-        // A deleted object that was still in the queue, and failures that `on_error` has told of.
-        Error::ObjectNotFound(_) | Error::ReconcilerFailed(..) => tracing::debug!("nothing to reconcile"),
-        Error::QueueError(_) => tracing::warn!("a watch is interrupted; it is tried again"),
-        Error::RunnerError(_) => tracing::warn!("the controller's runner failed"),
     }
 }

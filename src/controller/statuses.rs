@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{Condition, WhatsAppChannelStatus};
@@ -26,15 +27,16 @@ struct Words {
 #[derive(Debug)]
 struct Compact {
     words: Arc<[Words]>,
-    times: Box<[Time]>,
-    /// All but the conditions.
-    rest: WhatsAppChannelStatus,
+    /// In seconds since 1970: the API server keeps no more.
+    times: Box<[i64]>,
+    /// All but the conditions, as JSON: the structure itself is mostly empty fields.
+    rest: Box<[u8]>,
 }
 
 /// The statuses, each under a key of its channel.
 #[derive(Debug, Default)]
 pub(super) struct Statuses {
-    by_channel: HashMap<u64, Box<Compact>>,
+    by_channel: HashMap<u64, Compact>,
     words: HashSet<Arc<[Words]>>,
     sweep_at: usize,
 }
@@ -45,7 +47,7 @@ impl Statuses {
         let conditions = std::mem::take(&mut status.conditions);
         let times = conditions
             .iter()
-            .map(|condition| condition.last_transition_time.clone())
+            .map(|condition| condition.last_transition_time.0.as_second())
             .collect();
         let words: Arc<[Words]> = conditions
             .into_iter()
@@ -67,9 +69,10 @@ impl Statuses {
         let compact = Compact {
             words,
             times,
-            rest: status,
+            // What was read from JSON can be written as such.
+            rest: serde_json::to_vec(&status).unwrap_or_default().into(),
         };
-        self.by_channel.insert(channel, Box::new(compact));
+        self.by_channel.insert(channel, compact);
         if self.words.len() > self.sweep_at.max(SWEEP_AT) {
             self.words.retain(|words| Arc::strong_count(words) > 1);
             self.sweep_at = self.words.len() * 2;
@@ -91,11 +94,11 @@ impl Statuses {
                 reason: words.reason.to_string(),
                 message: words.message.to_string(),
                 observed_generation: words.generation,
-                last_transition_time: at.clone(),
+                last_transition_time: Time(Timestamp::from_second(*at).unwrap_or_default()),
             });
         WhatsAppChannelStatus {
             conditions: conditions.collect(),
-            ..compact.rest.clone()
+            ..serde_json::from_slice(&compact.rest).unwrap_or_default()
         }
     }
 

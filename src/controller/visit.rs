@@ -7,7 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 
 use super::{
     gate::{Gate, Side},
-    roster::ObjectKey,
+    object_key::ObjectKey,
 };
 use crate::{
     config::Installation,
@@ -37,10 +37,7 @@ impl Gates {
     ) -> Option<Arc<dyn Turnstile>> {
         let visit = Visit {
             gate: self.0.get(environment)?.clone(),
-            who: ObjectKey {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-            },
+            who: ObjectKey::new(namespace, name),
             population,
         };
         Some(Arc::new(visit))

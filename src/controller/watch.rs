@@ -1,125 +1,114 @@
 //! What the controller watches in one scope: the channels, and of labelled Secrets their metadata. Thin: it feeds the
 //! roster and wakes whom a change concerns.
 
-use std::{collections::HashSet, pin::pin, sync::Arc};
+use std::{collections::HashSet, fmt::Debug, pin::pin, sync::Arc};
 
-use futures::{Stream, StreamExt, TryStreamExt, future::BoxFuture};
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::ListParams,
-    core::PartialObjectMeta,
+    core::{NamespaceResourceScope, PartialObjectMeta},
     runtime::{
-        Controller, Predicate, PredicateConfig, WatchStreamExt, predicates,
-        reflector::{self, ObjectRef, Store},
+        WatchStreamExt,
         watcher::{self, Event, watcher},
     },
 };
 use secrecy::ExposeSecret;
-use tokio::sync::mpsc;
+use serde::de::DeserializeOwned;
 
-use super::{context::Context, roster::ObjectKey};
+use super::{
+    context::{Context, Listed},
+    object_key::ObjectKey,
+};
 use crate::{
-    api::{CredentialsRef, REQUESTED_AT, SECRET_LABEL, WhatsAppChannel, WhatsAppChannelStatus},
+    api::{CredentialsRef, SECRET_LABEL, WhatsAppChannel},
     cluster::{self, WatchBackoff},
 };
 
-/// One scope's watches.
-pub(super) struct Watched {
-    pub controller: Controller<WhatsAppChannel>,
-    pub store: Store<WhatsAppChannel>,
-    pub wake: mpsc::UnboundedSender<ObjectRef<WhatsAppChannel>>,
-    /// Follows the Secrets; does not end.
-    pub secrets: BoxFuture<'static, ()>,
-}
+/// Objects in one page of a list. Smaller than usual: with what fields were managed by whom a page takes several times
+/// its JSON for a moment, and a process keeps the room of its busiest moment.
+const LISTED_AT_ONCE: u32 = 100;
 
-/// The watches of a namespace, or of the whole cluster.
-pub(super) fn scope(context: &Arc<Context>, namespace: Option<&str>) -> Watched {
-    let channels: Api<WhatsAppChannel> = scoped(&context.client, namespace);
-    let (wake, woken) = mpsc::unbounded_channel();
-    let (noted, told) = (context.clone(), context.clone());
-    let scope = namespace.map(ToOwned::to_owned);
-    let (store, writer) = reflector::store();
-    let lookup = store.clone();
-    let mut first = true;
-    let stream = watcher(channels, watcher::Config::default())
+/// A watch that is begun anew by itself; failures are told of and left out.
+fn follow<K>(
+    context: Arc<Context>,
+    namespace: Option<&str>,
+    kind: &'static str,
+    config: watcher::Config,
+) -> impl Stream<Item = Event<K>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + 'static,
+{
+    let api: Api<K> = scoped(&context.client, namespace);
+    let namespace = namespace.map(ToOwned::to_owned);
+    watcher(api, config.page_size(LISTED_AT_ONCE))
         .backoff(WatchBackoff::default())
-        .modify(move |channel| {
-            noted.memories.told_status(&channel.uid().unwrap_or_default(), slim(channel));
-        })
-        .reflect(writer)
-        .inspect_ok(move |event| {
-            // That a list begins is no word of the API server's.
-            if !matches!(event, Event::Init) {
-                told.metrics.heard_of("WhatsAppChannel");
-            }
-            match event {
-                Event::Apply(channel) | Event::InitApply(channel) => told.seen(channel),
-                Event::Delete(channel) => {
-                    if let Some(key) = ObjectKey::of(channel) {
-                        told.gone(&key);
+        .filter_map(move |event| {
+            let event = match event {
+                Ok(event) => {
+                    // That a list begins is no word of the API server's.
+                    if !matches!(event, Event::Init) {
+                        context.metrics.heard_of(kind);
                     }
-                    told.memories.forget(&channel.uid().unwrap_or_default());
+                    Some(event)
                 }
-                Event::InitDone => {
-                    told.listed_anew(scope.as_deref(), &lookup);
-                    if std::mem::take(&mut first) {
-                        told.listed();
-                    }
+                Err(error) => {
+                    tracing::warn!(namespace, kind, "the watch is interrupted; it is tried again");
+                    tracing::debug!(namespace, kind, %error, "the watch is interrupted");
+                    None
                 }
-                Event::Init => {}
-            }
+            };
+            std::future::ready(event)
         })
-        .applied_objects()
-        // What the controller writes itself (the status) wakes nobody; that the finalizer was added must.
-        .predicate_filter(
-            predicates::generation
-                .combine(predicates::finalizers)
-                .combine(predicates::annotations),
-            PredicateConfig::default(),
-        );
-    let controller = Controller::for_stream(stream, store.clone())
-        .trigger_backoff(WatchBackoff::default())
-        .reconcile_on(received(woken));
-    Watched {
-        controller,
-        store,
-        wake,
-        secrets: Box::pin(follow_secrets(context.clone(), namespace.map(ToOwned::to_owned))),
-    }
 }
 
-/// Leaves of a channel what is needed of it, and answers its status, which is kept apart: ten thousand of them, each with
-/// the same words and a copy of itself in an annotation, would take their room.
-fn slim(channel: &mut WhatsAppChannel) -> WhatsAppChannelStatus {
-    channel.metadata.managed_fields = None;
-    channel.metadata.labels = None;
-    channel.metadata.owner_references = None;
-    channel.annotations_mut().retain(|name, _| name == REQUESTED_AT);
-    if channel.annotations().is_empty() {
-        channel.metadata.annotations = None;
-    }
-    channel.status.take().unwrap_or_default()
-}
-
-/// Follows the versions of the labelled Secrets of a scope.
-async fn follow_secrets(context: Arc<Context>, namespace: Option<String>) {
-    let secrets: Api<PartialObjectMeta<Secret>> = scoped(&context.client, namespace.as_deref());
-    let config = watcher::Config::default().labels(&labelled());
-    let mut events = pin!(watcher(secrets, config).backoff(WatchBackoff::default()));
+/// Follows the channels of a scope; does not end.
+pub(super) async fn follow_channels(context: Arc<Context>, namespace: Option<String>) {
+    let mut events = pin!(follow::<WhatsAppChannel>(
+        context.clone(),
+        namespace.as_deref(),
+        "WhatsAppChannel",
+        watcher::Config::default(),
+    ));
     let mut listing: HashSet<ObjectKey> = HashSet::new();
     let mut first = true;
     while let Some(event) = events.next().await {
-        let Ok(event) = event else {
-            tracing::warn!(
-                namespace,
-                "the watch of Secrets is interrupted; it is tried again"
-            );
-            continue;
-        };
-        if !matches!(event, Event::Init) {
-            context.metrics.heard_of("Secret");
+        match event {
+            Event::Init => listing.clear(),
+            Event::Apply(channel) => drop(context.seen(channel)),
+            Event::InitApply(channel) => listing.extend(context.seen(channel)),
+            Event::Delete(channel) => {
+                if let Some(key) = ObjectKey::of(&channel) {
+                    context.gone(&key);
+                }
+            }
+            Event::InitDone => {
+                context.listed_anew(namespace.as_deref(), &std::mem::take(&mut listing));
+                if std::mem::take(&mut first) {
+                    context.listed(Listed::Channels);
+                }
+            }
         }
+    }
+}
+
+/// Follows the versions of the labelled Secrets of a scope; does not end.
+pub(super) async fn follow_secrets(context: Arc<Context>, namespace: Option<String>) {
+    let mut events = pin!(follow::<PartialObjectMeta<Secret>>(
+        context.clone(),
+        namespace.as_deref(),
+        "Secret",
+        watcher::Config::default().labels(&labelled()),
+    ));
+    let mut listing: HashSet<ObjectKey> = HashSet::new();
+    let mut first = true;
+    while let Some(event) = events.next().await {
         let mut changed = Vec::new();
         match event {
             Event::Init => listing.clear(),
@@ -134,7 +123,7 @@ async fn follow_secrets(context: Arc<Context>, namespace: Option<String>) {
                 changed.extend(known.difference(&listing).map(|gone| (Some(gone.clone()), None)));
                 listing = HashSet::new();
                 if std::mem::take(&mut first) {
-                    context.listed();
+                    context.listed(Listed::Secrets);
                 }
             }
         }
@@ -152,15 +141,15 @@ const PAGE: u32 = 200;
 /// Notes which Kernel client each channel has, so that one that comes later and shares it is told so. In pages: ten
 /// thousand reads one by one would be a storm at every start.
 pub(super) async fn read_clients(context: &Context) {
-    for scope in context.scopes() {
-        let secrets: Api<Secret> = scoped(&context.client, scope.namespace.as_deref());
+    for namespace in context.namespaces() {
+        let secrets: Api<Secret> = scoped(&context.client, namespace.as_deref());
         let mut parameters = ListParams::default().labels(&labelled()).limit(PAGE);
         loop {
             let page = match secrets.list(&parameters).await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::warn!(
-                        namespace = scope.namespace,
+                        namespace,
                         error = cluster::error_class(&error),
                         "can't look through the channels' Secrets: two that share a Kernel client may go unseen \
                          until one of them changes"
@@ -186,24 +175,18 @@ fn note_clients(context: &Context, secret: &Secret) {
         let roster = context.roster();
         let users = roster.users(&key).iter().filter_map(|user| roster.get(user));
         users
-            .map(|entry| {
-                (
-                    entry.key.clone(),
-                    entry.client_secret().0,
-                    entry.client_secret().1.to_owned(),
-                )
+            .filter_map(|entry| {
+                let (of, id_key) = entry.client_secret();
+                (of == Some(&key)).then(|| (entry.key.clone(), id_key.to_owned()))
             })
             .collect()
     };
-    for (user, of, id_key) in users {
+    for (user, id_key) in users {
         let reference = CredentialsRef {
-            name: key.name.clone(),
+            name: key.name.to_string(),
             id_key: Some(id_key),
             secret_key: None,
         };
-        if of != key {
-            continue;
-        }
         if let Ok(id) = cluster::client_id(secret, &reference) {
             let hash = context.memories.hash(id.expose_secret());
             context.uses_client(&user, hash);
@@ -217,15 +200,11 @@ fn labelled() -> String {
 
 fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
-    K: kube::Resource<Scope = kube::core::NamespaceResourceScope>,
+    K: Resource<Scope = NamespaceResourceScope>,
     K::DynamicType: Default,
 {
     match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     }
-}
-
-fn received<T>(mut receiver: mpsc::UnboundedReceiver<T>) -> impl Stream<Item = T> {
-    futures::stream::poll_fn(move |context| receiver.poll_recv(context))
 }

@@ -75,6 +75,8 @@ pub struct ControllerMetrics {
     reconcile_seconds: Histogram,
     environment_up: Family<BySide, Gauge>,
     waiting: Family<ByEnvironment, Gauge>,
+    /// Channels that are due and wait for a place.
+    pub queue_depth: Gauge,
     config: ConfigMetrics,
     /// Whether this process leads.
     pub leader: Gauge,
@@ -293,6 +295,7 @@ impl ControllerMetrics {
             reconcile_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             environment_up: Family::default(),
             waiting: Family::default(),
+            queue_depth: Gauge::default(),
             config: ConfigMetrics::default(),
             leader: Gauge::default(),
             last_event: Family::default(),
@@ -334,6 +337,11 @@ impl ControllerMetrics {
             "waiting_channels",
             "Channels that wait for their turn to call Kernel",
             m.waiting,
+        );
+        inner.register(
+            "work_queue_depth",
+            "Channels whose reconciliation is due and has not begun",
+            m.queue_depth.clone(),
         );
         m.config.register(&mut inner);
         inner.register("leader", "1: this process leads; 0: it stands by", m.leader);

@@ -121,6 +121,7 @@ impl App for State {
             } else {
                 Vec::new()
             },
+            answered_at: None,
             granted: Vec::new(),
             body: serde_json::from_slice(&call.body).unwrap_or_default(),
         };
@@ -152,6 +153,7 @@ impl App for State {
         self.data.write(|data| {
             if let Some(call) = data.calls.get_mut(entry) {
                 call.status = Some(answer.status().as_u16());
+                call.answered_at = Some(Timestamp::now());
                 if call.endpoint == Endpoint::Token {
                     call.granted = granted;
                 }

@@ -72,6 +72,8 @@ pub struct ApiCall {
     pub correlator: Option<String>,
     /// What was answered; none while it is under way, or for ever if no answer was sent.
     pub status: Option<u16>,
+    /// When it was answered.
+    pub answered_at: Option<Timestamp>,
     /// Scopes asked for, at the token endpoint.
     pub asked: Vec<String>,
     /// Scopes granted, at the token endpoint.
