@@ -149,6 +149,11 @@ impl Reason {
         )
     }
 
+    /// Whether it says that the credentials in the Secret are no good, or not good enough.
+    pub fn is_of_credentials(self) -> bool {
+        self.condition() == types::CREDENTIALS_VALID || self == Self::PermissionDenied
+    }
+
     /// The condition that the reason sits on; `Ready` copies the first that fails.
     pub fn condition(self) -> &'static str {
         match self {

@@ -73,4 +73,8 @@ pub struct TakenOver {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub put_back_at: Vec<Time>,
+    /// The webhook was left to the other party for this generation. It stays so, whatever fails meanwhile, until the
+    /// spec changes, somebody asks for a look, or Kernel holds ours again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contested: Option<bool>,
 }

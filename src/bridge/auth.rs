@@ -30,12 +30,14 @@ pub enum Verdict {
     Routed(Arc<Route>),
 }
 
-/// Judges a call by its query and its `Authorization` header.
+/// Judges a call by its query and its `Authorization` header. `current` says that the routes are what the API server
+/// says now: else a key issued elsewhere may have been replaced without our knowledge.
 pub fn judge(
     query: Option<&str>,
     authorization: Option<&str>,
     keys: &Keys,
     routes: &RouteTable,
+    current: bool,
     now: Timestamp,
 ) -> Verdict {
     let query = query.unwrap_or_default();
@@ -68,8 +70,8 @@ pub fn judge(
             // told.
             if route.generations.take(proof.generation, now) {
                 Verdict::Routed(route.clone())
-            } else if route.generations.is_unknown(now) {
-                // Kernel may well have been told this one: the status that would say so is lost.
+            } else if route.generations.is_unknown(now) || route.generations.is_ahead(proof.generation) {
+                // Kernel may well have been told this one: the status that would say so is lost, or on its way.
                 Verdict::NotRoutable
             } else {
                 Verdict::Refused
@@ -77,8 +79,8 @@ pub fn judge(
         }
         // The key was made for another namespace or environment, from where the channel has gone for now.
         (_, Some(_)) => Verdict::NotRoutable,
-        // The channel's issued key is not known yet: nobody can be refused or believed.
-        (Some(route), None) if route.key_missing => Verdict::NotRoutable,
+        // The channel's issued key is not known yet, or may be another by now: nobody can be refused or believed.
+        (Some(route), None) if route.key_missing || (route.key_issued && !current) => Verdict::NotRoutable,
         (None, None) if is_departed => Verdict::NotRoutable,
         _ => Verdict::Refused,
     }
@@ -149,7 +151,16 @@ mod tests {
     }
 
     fn verdict(query: &str, authorization: Option<&str>, table: &RouteTable) -> &'static str {
-        match judge(Some(query), authorization, &keys(), table, now()) {
+        verdict_by(query, authorization, table, true)
+    }
+
+    fn verdict_by(
+        query: &str,
+        authorization: Option<&str>,
+        table: &RouteTable,
+        current: bool,
+    ) -> &'static str {
+        match judge(Some(query), authorization, &keys(), table, current, now()) {
             Verdict::Refused => "refused",
             Verdict::NotRoutable => "not routable",
             Verdict::Routed(_) => "routed",
@@ -208,18 +219,43 @@ mod tests {
     }
 
     #[test]
-    fn another_generation_is_refused_where_it_is_known_what_kernel_was_told() {
-        let query = format!("apikey={}&channelId={}", key(1, "aura-es", 7), channel(1));
+    fn an_older_generation_is_refused_where_it_is_known_what_kernel_was_told() {
+        let call = |generation| {
+            format!(
+                "apikey={}&channelId={}",
+                key(1, "aura-es", generation),
+                channel(1)
+            )
+        };
+        let query = call(1);
         let mut one = view("aura-es", "a", 1, 1);
+        one.spec.webhook = Some(crate::api::Webhook {
+            key_generation: Some(4),
+            ..Default::default()
+        });
         let table = |view: &super::super::routes::ChannelView| {
             RouteTable::build([view], &installation(), &Issued::default())
         };
         assert_eq!(verdict(&query, None, &table(&one)), "not routable");
         one.webhook_key = Some(crate::api::WebhookKeyStatus {
-            generation: Some(1),
+            generation: Some(3),
             ..Default::default()
         });
         assert_eq!(verdict(&query, None, &table(&one)), "refused");
+        for (generation, expected) in [
+            (2, "refused"),
+            (3, "routed"),
+            (5, "routed"),
+            // The installation made it: the resource that says so is on its way to this bridge.
+            (6, "not routable"),
+            (9, "not routable"),
+        ] {
+            assert_eq!(
+                verdict(&call(generation), None, &table(&one)),
+                expected,
+                "{generation}"
+            );
+        }
     }
 
     #[test]
@@ -245,6 +281,11 @@ mod tests {
         assert_eq!(
             verdict(&format!("apikey=other&channelId={id}"), None, &table_with),
             "refused"
+        );
+        assert_eq!(
+            verdict_by(&format!("apikey=other&channelId={id}"), None, &table_with, false),
+            "not routable",
+            "it may have been replaced while the API server was not heard"
         );
         assert_eq!(
             verdict(&format!("apikey=&channelId={id}"), None, &table(Some(""))),

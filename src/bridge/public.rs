@@ -108,7 +108,9 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
         state.keys.load_full(),
         state.setup.load_full(),
     );
-    let route = match judge(parts.uri.query(), authorization, &keys, &routes, Timestamp::now()) {
+    let current = state.is_current();
+    let now = Timestamp::now();
+    let route = match judge(parts.uri.query(), authorization, &keys, &routes, current, now) {
         Verdict::Routed(route) => route,
         Verdict::NotRoutable => return Err(Refusal::NotNow),
         // Before the routes are known nobody can be refused: a key issued elsewhere could not be compared.

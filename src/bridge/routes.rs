@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
-use super::issued::{Issued, Taken};
+use super::issued::{self, Issued, Taken};
 use crate::{
     api::{
         ChannelId, Claim, CredentialsRef, Effective, WebhookKeyStatus, WhatsAppChannel, WhatsAppChannelSpec,
@@ -66,10 +66,13 @@ pub struct Route {
     pub issued: Vec<Taken>,
     /// It has a key issued elsewhere that is not known yet, or is another by now.
     pub key_missing: bool,
+    /// It has a key issued elsewhere.
+    pub key_issued: bool,
 }
 
 /// Which generations of a derived key are taken: that of the spec; the next one, so that the controller may tell Kernel
-/// before this bridge has heard of it; the one that Kernel was told last; and the one before that for its grace.
+/// before this bridge has heard of it; the one that Kernel was told last, and all between (Kernel may have been told one
+/// whose report was lost); and the one before that for its grace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generations {
     current: u64,
@@ -119,11 +122,20 @@ impl Generations {
         self.told == Told::Unknown || self.unknown_until.is_some_and(|until| now < until)
     }
 
+    /// Whether it comes after all that this bridge has heard of. Its key proves that the installation made it, so that
+    /// the resource that says so is on its way.
+    pub fn is_ahead(&self, generation: u64) -> bool {
+        generation > self.current + 1
+    }
+
     /// Whether a key of this generation is taken now.
     pub fn take(&self, generation: u64, now: Timestamp) -> bool {
-        generation == self.current
-            || generation == self.current + 1
-            || self.told == Told::Derived(generation)
+        let told = match self.told {
+            Told::Derived(told) => told,
+            Told::Unknown | Told::Issued => self.current,
+        };
+        let taken = told.min(self.current)..=told.max(self.current + 1);
+        taken.contains(&generation)
             || (self.told == Told::Unknown && generation + 1 == self.current)
             || self
                 .previous
@@ -241,6 +253,7 @@ impl Route {
             tag: Tag::new(&view.spec.environment, &view.namespace),
             generations: Generations::new(effective.key_generation, view.webhook_key.as_ref()),
             key_missing: issued.must_read(view),
+            key_issued: issued::reference(view).is_some(),
             issued: taken,
             environment_name: view.spec.environment.clone(),
             environment,
@@ -332,10 +345,10 @@ environments:
         assert_eq!(takes(Some(&status(Some(5), Some((4, future))))), [4, 5, 6]);
         assert_eq!(takes(Some(&status(Some(5), Some((4, past))))), [5, 6]);
         assert_eq!(takes(Some(&status(Some(5), None))), [5, 6]);
-        // A jump, up or down: Kernel goes on with what it was told.
-        assert_eq!(takes(Some(&status(Some(2), None))), [2, 5, 6]);
+        // A jump, up or down: Kernel goes on with what it was told, which may be one between whose report was lost.
+        assert_eq!(takes(Some(&status(Some(2), None))), [2, 3, 4, 5, 6]);
         assert_eq!(takes(Some(&status(Some(5), Some((1, future))))), [1, 5, 6]);
-        assert_eq!(takes(Some(&status(Some(8), None))), [5, 6, 8]);
+        assert_eq!(takes(Some(&status(Some(8), None))), [5, 6, 7, 8]);
         // It was told one issued elsewhere: of the derived ones none but those of the spec, and that before it.
         assert_eq!(takes(Some(&status(None, Some((3, future))))), [3, 5, 6]);
     }

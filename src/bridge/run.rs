@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     admin, aura,
+    cluster::Watches,
     config::{CredentialError, Installation},
     delivery::{Limits, Runner, backoff::Backoff},
     journal::{self, Journal},
@@ -106,7 +107,12 @@ pub(super) fn keys(dir: &Path) -> Result<Keys, BridgeError> {
 ///
 /// # Errors
 /// When it can't start, with what to put right.
-pub async fn run(client: kube::Client, options: Options, stop: CancellationToken) -> Result<(), BridgeError> {
+pub async fn run(
+    client: kube::Client,
+    watches: Watches,
+    options: Options,
+    stop: CancellationToken,
+) -> Result<(), BridgeError> {
     let keys = keys(&options.installation_key)?;
     let setup = Setup::new(options.installation.clone())?;
     let limits = options.installation.bridge.clone();
@@ -154,6 +160,7 @@ pub async fn run(client: kube::Client, options: Options, stop: CancellationToken
         journal: journal.clone(),
         metrics,
         health,
+        watches,
     });
     let deliverer: SharedDeliverer = Arc::new(Deliverer {
         state: state.clone(),
@@ -288,5 +295,6 @@ fn refresh(state: &Arc<State>) -> Arc<dyn Fn() + Send + Sync> {
             .pending
             .set(gauge(journal.pending_to_aura + journal.pending_to_kernel));
         state.metrics.journal_bytes.set(gauge(journal.bytes_on_disk));
+        state.metrics.watches.show(&state.watches);
     })
 }

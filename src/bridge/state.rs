@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::{routes::RouteTable, secrets::Secrets};
 use crate::{
-    cluster::schema::Installed,
+    cluster::{Watches, schema::Installed},
     config::{Credential, CredentialError, Installation},
     journal::Journal,
     keys::Keys,
@@ -33,6 +33,15 @@ pub(super) struct State {
     pub journal: Journal,
     pub metrics: BridgeMetrics,
     pub health: Health,
+    /// Whether the watches stand.
+    pub watches: Watches,
+}
+
+impl State {
+    /// Whether the routes are what the API server says now.
+    pub fn is_current(&self) -> bool {
+        self.health.synced.load(Ordering::Relaxed) && self.watches.all_stand()
+    }
 }
 
 /// The configuration, with the credentials whose files it names.

@@ -27,7 +27,11 @@ use super::{
     snapshot,
     state::Shared,
 };
-use crate::{api::WhatsAppChannel, cluster::WatchBackoff, delivery::RunnerHandle};
+use crate::{
+    api::WhatsAppChannel,
+    cluster::{self, WatchBackoff},
+    delivery::RunnerHandle,
+};
 
 /// How long changes are gathered before the table is built anew: a list of many resources is one change.
 const GATHER: Duration = Duration::from_millis(10);
@@ -122,7 +126,7 @@ impl Watch {
         let start = tokio::time::Instant::now();
         let mut events = SelectAll::new();
         for (scope, api) in self.apis().into_iter().enumerate() {
-            let stream = watcher(api, watcher::Config::default())
+            let stream = watcher(api, cluster::watch_config())
                 .modify(|channel| {
                     channel.managed_fields_mut().clear();
                     channel.annotations_mut().clear();
@@ -148,7 +152,6 @@ impl Watch {
                     Ok(event) => {
                         // That a list begins is no word of the API server's.
                         if !matches!(event, Event::Init) {
-                            self.state.metrics.watch_connected.set(1);
                             self.state.health.definition_missing.store(false, Ordering::Relaxed);
                         }
                         if views.take(scope, event) && !dirty {
@@ -157,7 +160,6 @@ impl Watch {
                         }
                     }
                     Err(error) => {
-                        self.state.metrics.watch_connected.set(0);
                         let (error, namespace) =
                             (watch_error(&error), self.scope.as_ref().and_then(|all| all.get(scope)));
                         self.state.health.definition_missing.store(error == "not_found", Ordering::Relaxed);

@@ -44,7 +44,7 @@ impl Bridge {
         let installation = self.common.start()?;
         runtime()?.block_on(async move {
             let stop = signals::stop_token().context("can't listen to signals")?;
-            let client = cluster::client(self.common.kubeconfig.as_deref()).await?;
+            let (client, watches) = cluster::watching_client(self.common.kubeconfig.as_deref()).await?;
             let options = Options {
                 installation,
                 config: self.common.config.clone(),
@@ -56,7 +56,7 @@ impl Bridge {
                 admin: self.admin_listen,
                 grace: Duration::from_secs(self.grace),
             };
-            Ok(bridge::run(client, options, stop).await?)
+            Ok(bridge::run(client, watches, options, stop).await?)
         })
     }
 }

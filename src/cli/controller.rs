@@ -52,10 +52,8 @@ impl Controller {
         runtime()?.block_on(async move {
             let stop = signals::stop_token().context("can't listen to signals")?;
             let kubeconfig = self.common.kubeconfig.as_deref();
-            let (client, lease_client) = (
-                cluster::client(kubeconfig).await?,
-                cluster::lease_client(kubeconfig).await?,
-            );
+            let (client, watches) = cluster::watching_client(kubeconfig).await?;
+            let lease_client = cluster::lease_client(kubeconfig).await?;
             let options = Options {
                 installation,
                 release_namespace: self.common.namespace,
@@ -66,7 +64,7 @@ impl Controller {
                 admin: self.admin_listen,
                 concurrency: self.concurrency,
             };
-            Ok(controller::run(client, lease_client, options, stop).await?)
+            Ok(controller::run(client, watches, lease_client, options, stop).await?)
         })
     }
 }

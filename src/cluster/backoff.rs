@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use kube::runtime::utils::Backoff as Schedule;
+use kube::runtime::{utils::Backoff as Schedule, watcher};
 use tokio::time::Instant;
 
 use crate::delivery::backoff::Backoff;
@@ -17,6 +17,20 @@ const WAITS: Backoff = Backoff {
     base: Duration::from_millis(400),
     cap: Duration::from_secs(5),
 };
+
+/// Objects in one page of a list. Fewer than usual: with what fields were managed by whom a page takes several times
+/// its JSON for a moment, and a process keeps the room of its busiest moment.
+const LISTED_AT_ONCE: u32 = 100;
+/// How long one watch lasts, in seconds, before it is begun anew where it was. A peer that is gone without a word is
+/// noticed no later than that: nothing else tells it from one that has nothing to say.
+const WATCH_LASTS: u32 = 60;
+
+/// How both roles watch.
+pub fn watch_config() -> watcher::Config {
+    watcher::Config::default()
+        .page_size(LISTED_AT_ONCE)
+        .timeout(WATCH_LASTS)
+}
 
 /// A failure that comes so long after the one before is a new trouble. Longer than the longest wait.
 const APART: Duration = Duration::from_secs(30);

@@ -12,7 +12,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use super::{deadline::DeadlineLayer, pace::PaceLayer};
+use super::{deadline::DeadlineLayer, pace::PaceLayer, watches::Watches};
 
 /// The time for one call to the API server, its retries included, and then for the answer's body.
 const DEADLINE: DeadlineLayer = DeadlineLayer {
@@ -45,10 +45,21 @@ pub enum ClientError {
 /// # Errors
 /// When neither leads anywhere.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
-    Ok(ClientBuilder::try_from(config(kubeconfig).await?)?
+    Ok(watching_client(kubeconfig).await?.0)
+}
+
+/// A client as [`client`], and word of whether its watches stand.
+///
+/// # Errors
+/// As [`client`].
+pub async fn watching_client(kubeconfig: Option<&Path>) -> Result<(Client, Watches), ClientError> {
+    let watches = Watches::default();
+    let client = ClientBuilder::try_from(config(kubeconfig).await?)?
         .with_layer(&DEADLINE)
+        .with_layer(&watches)
         .with_layer(&PaceLayer::default())
-        .build())
+        .build();
+    Ok((client, watches))
 }
 
 /// A client for the election alone, with connections of its own: it repeats nothing by itself, because the election

@@ -7,9 +7,11 @@ mod deadline;
 mod pace;
 pub mod schema;
 mod secret;
+mod watches;
 
 pub use self::{
-    backoff::WatchBackoff,
-    client::{ClientError, client, error_class, lease_client},
+    backoff::{WatchBackoff, watch_config},
+    client::{ClientError, client, error_class, lease_client, watching_client},
     secret::{SecretProblem, client_id, credentials, get, is_spaced, issued_key},
+    watches::Watches,
 };

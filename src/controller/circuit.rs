@@ -60,6 +60,8 @@ struct Open {
     /// Probes that failed.
     failed: u32,
     probe_at: Instant,
+    /// Until when the server has asked us to wait.
+    asked_until: Option<Instant>,
     probing: Option<Probe>,
     last_change: Option<Instant>,
     /// In the order in which they try.
@@ -73,6 +75,8 @@ struct Probe {
     since: Instant,
     /// It has asked to call.
     called: bool,
+    /// It was not chosen, but was changed a moment ago.
+    out_of_turn: bool,
 }
 
 impl Probe {
@@ -108,12 +112,16 @@ impl Circuit {
                 probe.called = true;
                 return Admission::Go;
             }
-            None if changed && open.last_change.is_none_or(|at| now >= at + BETWEEN_CHANGES) => {
+            None if changed
+                && open.last_change.is_none_or(|at| now >= at + BETWEEN_CHANGES)
+                && open.asked_until.is_none_or(|at| now >= at) =>
+            {
                 open.last_change = Some(now);
                 open.probing = Some(Probe {
                     who: who.clone(),
                     since: now,
                     called: true,
+                    out_of_turn: true,
                 });
                 return Admission::Go;
             }
@@ -150,6 +158,7 @@ impl Circuit {
                     error: error.clone(),
                     failed: 0,
                     probe_at: now + PROBES.wait_at_least(1, error.retry_after(), random),
+                    asked_until: error.retry_after().map(|wait| now + wait),
                     probing: None,
                     last_change: None,
                     parked,
@@ -158,12 +167,21 @@ impl Circuit {
             }
             State::Open(open) => {
                 open.park(who);
-                if open.probing.as_ref().is_some_and(|probe| probe.is(who)) {
-                    open.probing = None;
-                    open.failed = open.failed.saturating_add(1);
+                if let Some(probe) = open.probing.take_if(|probe| probe.is(who)) {
                     open.error = error.clone();
-                    open.probe_at = now
-                        + PROBES.wait_at_least(open.failed.saturating_add(1), error.retry_after(), random);
+                    open.asked_until = error.retry_after().map(|wait| now + wait);
+                    // Those that were changed try beside the others: they must not put off the others' next try.
+                    if !probe.out_of_turn {
+                        open.failed = open.failed.saturating_add(1);
+                        open.probe_at = now
+                            + PROBES.wait_at_least(
+                                open.failed.saturating_add(1),
+                                error.retry_after(),
+                                random,
+                            );
+                    } else if let Some(until) = open.asked_until {
+                        open.probe_at = open.probe_at.max(until);
+                    }
                 }
                 Change::None
             }
@@ -197,6 +215,7 @@ impl Circuit {
                     who: who.clone(),
                     since: now,
                     called: false,
+                    out_of_turn: false,
                 });
                 Some(who)
             }

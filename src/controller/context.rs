@@ -63,6 +63,13 @@ pub(super) struct Context {
     start: Instant,
 }
 
+/// An environment of the configuration, with what is made from it.
+struct Prepared {
+    gate: Arc<Gate>,
+    mark: u64,
+    place: u64,
+}
+
 /// What is listed of each watched namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Listed {
@@ -89,7 +96,7 @@ pub(super) struct Parts {
 /// The configuration, with what is made from it.
 pub(super) struct Setup {
     pub installation: Installation,
-    environments: HashMap<String, (Arc<Gate>, u64)>,
+    environments: HashMap<String, Prepared>,
 }
 
 impl Setup {
@@ -107,15 +114,25 @@ impl Setup {
             .map(|(name, environment)| {
                 let limits = &environment.registration;
                 let gate = match before.and_then(|before| before.environments.get(name)) {
-                    Some((gate, _)) => {
+                    Some(Prepared { gate, .. }) => {
                         gate.set(limits);
                         gate.clone()
                     }
                     None => Arc::new(Gate::new(limits, wake.clone(), ticks.clone())),
                 };
-                // Whatever of it changes, its channels are looked at: no part is worth telling from another.
+                // Whatever of it changes, a pass over its channels is worth its little.
                 let mark = memories.hash(format!("{environment:?}"));
-                (name.clone(), (gate, mark))
+                // What Kernel would be told, and where; a look at Kernel costs more.
+                let place = memories.hash(format!(
+                    "{:?}",
+                    (
+                        &environment.public_url,
+                        &environment.former_public_urls,
+                        &environment.kernel,
+                        &environment.legacy_callback,
+                    )
+                ));
+                (name.clone(), Prepared { gate, mark, place })
             })
             .collect();
         Self {
@@ -131,19 +148,24 @@ impl Setup {
 
     /// The gate of an environment that is configured.
     pub fn gate(&self, name: &str) -> Option<&Arc<Gate>> {
-        Some(&self.environments.get(name)?.0)
+        Some(&self.environments.get(name)?.gate)
     }
 
     /// A hash of an environment's configuration; 0 where there is none.
     pub fn mark(&self, name: &str) -> u64 {
-        self.environments.get(name).map_or(0, |(_, mark)| *mark)
+        self.environments.get(name).map_or(0, |prepared| prepared.mark)
+    }
+
+    /// A hash of what of an environment's configuration decides what Kernel is told, and where; 0 where there is none.
+    pub fn place(&self, name: &str) -> u64 {
+        self.environments.get(name).map_or(0, |prepared| prepared.place)
     }
 
     /// All gates.
     pub fn gates(&self) -> impl Iterator<Item = (&str, &Arc<Gate>)> {
         self.environments
             .iter()
-            .map(|(name, (gate, _))| (name.as_str(), gate))
+            .map(|(name, prepared)| (name.as_str(), &prepared.gate))
     }
 
     fn allows(&self, entry: &Entry) -> bool {
@@ -264,10 +286,37 @@ impl Context {
         let _ = tokio::time::timeout_at(self.start + PATIENCE, all).await;
     }
 
-    /// Waits until the channels of every namespace were listed once, for as long as it takes.
-    pub async fn wait_channels_listed(&self) {
+    /// What has not been listed yet, in words; none when everything was.
+    pub fn unlisted(&self) -> Option<String> {
+        let missing = *self.unlisted.borrow();
+        let of = |count: usize| match count {
+            0 => None,
+            count => Some(format!(
+                "{count} of {} {}",
+                self.namespaces.len(),
+                if self.namespaces.len() == 1 {
+                    "list"
+                } else {
+                    "lists"
+                }
+            )),
+        };
+        match (of(missing.channels), of(missing.secrets)) {
+            (Some(lists), _) => Some(format!(
+                "waiting for the API server's list of WhatsAppChannels ({lists}; is the CRD installed, may we list them?)"
+            )),
+            (None, Some(lists)) => Some(format!(
+                "waiting for the API server's list of Secrets ({lists}; does our role allow to list and watch them?)"
+            )),
+            (None, None) => None,
+        }
+    }
+
+    /// Waits until something more is listed.
+    pub async fn another_listed(&self) {
         let mut unlisted = self.unlisted.subscribe();
-        let _ = unlisted.wait_for(|missing| missing.channels == 0).await;
+        let before = *unlisted.borrow_and_update();
+        let _ = unlisted.wait_for(|missing| *missing != before).await;
     }
 
     /// Whether the Kernel clients of the channels that are there when this process begins to lead are known.
@@ -275,10 +324,11 @@ impl Context {
         self.clients_known.send_replace(known);
     }
 
-    /// Waits until they are, at most until the patience is over.
-    pub async fn wait_clients_known(&self) {
+    /// Waits until they are, at most until the patience is over; answers whether they are.
+    pub async fn wait_clients_known(&self) -> bool {
         let mut known = self.clients_known.subscribe();
-        let _ = tokio::time::timeout(PATIENCE, known.wait_for(|known| *known)).await;
+        let known = tokio::time::timeout(PATIENCE, known.wait_for(|known| *known)).await;
+        known.is_ok_and(|known| known.is_ok())
     }
 
     /// Has a channel reconciled now.
@@ -412,7 +462,40 @@ impl Context {
             .environment(&entry.environment)?
             .registration
             .one_webhook_per_client;
-        roster.client_holder(key, |other| one_each && setup.allows(other))
+        // One that yields to another for its channel holds nothing.
+        roster.client_holder(key, |other| {
+            one_each
+                && setup.allows(other)
+                && roster
+                    .holder(&other.key, other.channel, |rival| setup.allows(rival))
+                    .is_none()
+        })
+    }
+
+    /// Whether another live resource uses the same Kernel client, where Kernel keeps one webhook per client.
+    pub fn shares_client(&self, key: &ObjectKey) -> bool {
+        let (setup, roster) = (self.setup(), self.roster());
+        let one_each = roster
+            .get(key)
+            .and_then(|entry| setup.environment(&entry.environment))
+            .is_some_and(|environment| environment.registration.one_webhook_per_client);
+        one_each && roster.sharing(key).any(|other| setup.allows(other))
+    }
+
+    /// Has the others that claim this channel, or use its Kernel client, looked at Kernel: the webhook that they share was
+    /// changed.
+    pub fn look_at_rivals(&self, key: &ObjectKey, id: ChannelId) {
+        let others: Vec<_> = {
+            let roster = self.roster();
+            let others = roster.rivals(key, id).chain(roster.sharing(key));
+            others
+                .map(|entry| (entry.key.clone(), entry.uid().to_owned()))
+                .collect()
+        };
+        for (key, uid) in others {
+            self.memories.look_at_once(&uid);
+            self.wake(&key);
+        }
     }
 
     /// Notes a channel's Kernel client. Of those that share it, or shared the one before, the oldest looks again: it may

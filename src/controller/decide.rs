@@ -37,23 +37,48 @@ pub(super) struct Observed<'a> {
     pub client_holder: Option<String>,
     /// The webhook was verified for just this spec, Secret and key, and the next look is not due.
     pub fresh: bool,
-    /// It was registered for just this spec, Secret and key before, whenever that was.
-    pub registered: bool,
+    /// How much of what Kernel would be told it was told before, whenever that was.
+    pub stands: Stands,
     /// How many looks at Kernel failed in a row since it was verified.
     pub misses: u32,
-    /// The message of the Ready condition before this pass.
-    pub message_before: Option<&'a str>,
+    /// What the status said before this pass.
+    pub before: Before<'a>,
+    /// Whether the bridge knows the key that Kernel would be told.
+    pub announced: Announced,
+    pub token: Option<Result<(), KernelError>>,
+    pub held: Option<Result<Held, KernelError>>,
+    pub set: Option<Result<(), KernelError>>,
+}
+
+/// How much of what Kernel would be told for this spec, Secret and key stands in the status as told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stands {
+    /// Too little to say that Kernel calls this channel's webhook.
+    Nothing,
+    /// All but for the Secret, which is another version since: Kernel calls the channel's webhook all the same.
+    ButForSecret,
+    /// All but for the installation key, which is another since: the key before it is still taken.
+    ButForKey,
+    /// All of it: it is registered.
+    Wholly,
+}
+
+/// What a pass needs of the status that the one before it left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a memory of its own")]
+pub(super) struct Before<'a> {
+    /// The message of the Ready condition.
+    pub message: Option<&'a str>,
     /// The callback of the system before was registered by us.
     pub was_legacy: bool,
     /// How often another party's webhook was replaced.
     pub taken_over: Option<&'a TakenOver>,
     /// It was left to the other side for this generation, and nobody has asked for another look.
     pub contested: bool,
-    /// Whether the bridge knows the key that Kernel would be told.
-    pub announced: Announced,
-    pub token: Option<Result<(), KernelError>>,
-    pub held: Option<Result<Held, KernelError>>,
-    pub set: Option<Result<(), KernelError>>,
+    /// Another party's webhook was found and left, for this reason; and whether for this generation of the spec.
+    pub left: Option<(Reason, bool)>,
+    /// Kernel could be read back.
+    pub readable: bool,
 }
 
 /// Whether the bridge can know the key that Kernel would be told. A derived key proves itself; one issued elsewhere,
@@ -187,14 +212,7 @@ pub(super) fn decide(seen: &Observed<'_>) -> Step {
     if let Some(verdict) = not_accepted(seen) {
         return Step::Done(verdict);
     }
-    if seen.fresh {
-        return Step::Done(fine(seen, Verified::AsBefore, false));
-    }
-    match &seen.secret {
-        None => return Step::ReadSecret,
-        Some(Err(problem)) => return Step::Done(stop(problem.reason(), problem.to_string())),
-        Some(Ok(())) => {}
-    }
+    // Also of one that was registered: an older one may have come to use its client since.
     if let Some(holder) = &seen.client_holder {
         return Step::Done(stop(
             Reason::ClientShared,
@@ -204,6 +222,14 @@ pub(super) fn decide(seen: &Observed<'_>) -> Step {
                 seen.secret_name
             ),
         ));
+    }
+    if seen.fresh {
+        return Step::Done(fine(seen, Verified::AsBefore, false));
+    }
+    match &seen.secret {
+        None => return Step::ReadSecret,
+        Some(Err(problem)) => return Step::Done(stop(problem.reason(), problem.to_string())),
+        Some(Ok(())) => {}
     }
     match &seen.token {
         None => return Step::FetchToken,
@@ -217,6 +243,11 @@ pub(super) fn decide(seen: &Observed<'_>) -> Step {
     };
     if seen.effective.mode == WebhookMode::Observe {
         return Step::Done(observed(held));
+    }
+    if *held == Held::Unsupported && (seen.left().is_some() || seen.registered() && seen.before.readable) {
+        // A gateway that is being set up answers so, too. What could be read and is not there now may be anybody's:
+        // nothing is set blindly over it.
+        return Step::Done(failed(seen, &KernelError::NotReadable));
     }
     let verified = if *held == Held::Unsupported {
         Verified::Unsupported
@@ -238,7 +269,24 @@ pub(super) fn decide(seen: &Observed<'_>) -> Step {
             took_over: what == Set::Replace,
             ..fine(seen, verified, true)
         }),
-        Some(Err(error)) => Step::Done(failed(seen, error)),
+        Some(Err(error)) => Step::Done(Verdict {
+            // It may have been carried out: two parties that both time out would else fight for ever.
+            took_over: what == Set::Replace && error.outcome_unknown(),
+            ..failed(seen, error)
+        }),
+    }
+}
+
+impl Observed<'_> {
+    /// It was registered for just this spec, Secret and key before, whenever that was.
+    pub fn registered(&self) -> bool {
+        self.stands == Stands::Wholly
+    }
+
+    /// Why another party's webhook was left where it was, if that still holds as far as is known.
+    fn left(&self) -> Option<Reason> {
+        let (reason, same_generation) = self.before.left?;
+        (same_generation || self.effective.existing == Existing::Refuse).then_some(reason)
     }
 }
 
@@ -256,7 +304,7 @@ enum Set {
 fn ruling(seen: &Observed<'_>, held: &Held) -> Result<Set, Verdict> {
     let rival = match held {
         Held::Current { key_seen } => {
-            return Ok(if *key_seen || seen.registered {
+            return Ok(if *key_seen || seen.registered() {
                 Set::Nothing
             } else {
                 Set::Ours
@@ -264,8 +312,8 @@ fn ruling(seen: &Observed<'_>, held: &Held) -> Result<Set, Verdict> {
         }
         // What can't be looked at is set whenever a look is due: on change, on request, and once a day.
         Held::Unsupported => return Ok(Set::Ours),
-        Held::Outdated | Held::Empty if !seen.registered && !seen.contested => return Ok(Set::Ours),
-        Held::Legacy { .. } if seen.was_legacy => return Ok(Set::Ours),
+        Held::Outdated | Held::Empty if !seen.registered() && !seen.before.contested => return Ok(Set::Ours),
+        Held::Legacy { .. } if seen.before.was_legacy => return Ok(Set::Ours),
         // We had set just this and it is another now: somebody else sets it too, an installation with another key, say.
         Held::Outdated => "the same address with another key".to_owned(),
         Held::Empty => "none".to_owned(),
@@ -282,7 +330,9 @@ fn ruling(seen: &Observed<'_>, held: &Held) -> Result<Set, Verdict> {
             host.clone()
         }
     };
-    if seen.contested || contest::rule(seen.taken_over, seen.generation, seen.now) == Ruling::Contested {
+    if seen.before.contested
+        || contest::rule(seen.before.taken_over, seen.generation, seen.now) == Ruling::Contested
+    {
         return Err(left_alone(
             Reason::WebhookContested,
             format!(
@@ -336,7 +386,7 @@ fn not_accepted(seen: &Observed<'_>) -> Option<Verdict> {
         };
         let next = Next::In((*left).min(HOLD_AGAIN));
         // What is registered stays so: a hold stops changes, and turns nobody red.
-        Some(if seen.registered {
+        Some(if seen.stands >= Stands::ButForSecret {
             Verdict {
                 next,
                 ..fine(seen, Verified::AsBefore, false)
@@ -362,7 +412,8 @@ fn fine(seen: &Observed<'_>, verified: Verified, registered_now: bool) -> Verdic
         // Without a look, what the last one saw still stands.
         WebhookMode::Observe => (
             Reason::Observed,
-            seen.message_before
+            seen.before
+                .message
                 .filter(|message| message.starts_with(OBSERVE))
                 .unwrap_or(OBSERVE),
         ),
@@ -436,13 +487,28 @@ fn stop(reason: Reason, message: String) -> Verdict {
 }
 
 /// A call to Kernel failed. A webhook that was verified stays so for now: an outage of Kernel must not turn every
-/// channel red.
+/// channel red. Nor does it let us forget that the webhook is another party's.
 fn failed(seen: &Observed<'_>, error: &KernelError) -> Verdict {
     let next = Next::Retry {
         after: error.retry_after(),
     };
+    let authenticated = matches!(seen.token, Some(Ok(())));
+    // That a look is refused says nothing of what it would have shown.
+    let looked_in_vain = matches!(seen.held, Some(Err(KernelError::Refused { .. })));
+    let passing = error.is_transient() || looked_in_vain;
+    if let (Some(reason), Some(message), true, None) = (seen.left(), seen.before.message, passing, &seen.set)
+    {
+        return Verdict {
+            authenticated,
+            next,
+            ..stop(reason, message.to_owned())
+        };
+    }
     let blind = matches!(seen.held, Some(Ok(Held::Unsupported)));
-    if seen.registered && error.is_transient() && (seen.set.is_none() || blind) {
+    let as_it_was = seen.registered() && (seen.set.is_none() || blind);
+    // The webhook with the key before is still good.
+    let still_serves = seen.stands == Stands::ButForKey;
+    if passing && (as_it_was || still_serves) {
         let verified = if seen.misses + 1 >= MISSES {
             Verified::Missed
         } else {
@@ -457,13 +523,12 @@ fn failed(seen: &Observed<'_>, error: &KernelError) -> Verdict {
     let message = match error {
         KernelError::CredentialsRejected => format!("{error} in Secret {secret:?}; put the right ones there"),
         KernelError::ScopeNotGranted(_) => format!("{error} to the client in Secret {secret:?}; ask for it"),
-        KernelError::PermissionDenied | KernelError::Unauthorized => {
+        KernelError::PermissionDenied => {
             format!("{error}; check with Kernel what the client in Secret {secret:?} may do")
         }
         _ if error.is_transient() => format!("{error}; trying again"),
         _ => error.to_string(),
     };
-    let authenticated = matches!(seen.token, Some(Ok(())));
     let verdict = Verdict {
         authenticated,
         ..stop(error.reason(), message)
@@ -488,9 +553,10 @@ pub(super) enum CleanupStep {
     Release {
         skipped: Option<String>,
     },
-    /// Try again.
+    /// Try again, because of this.
     Wait {
         after: Option<Duration>,
+        why: KernelError,
     },
 }
 
@@ -510,9 +576,30 @@ pub(super) struct Age {
 }
 
 impl Age {
+    /// How long another try may be put off.
+    pub fn left(self) -> Duration {
+        CLEANUP_PATIENCE
+            .saturating_sub(self.failing)
+            .min(CLEANUP_END.saturating_sub(self.all))
+    }
+
     /// Whether there is time for another try.
     pub fn has_time(self) -> bool {
         self.failing < CLEANUP_PATIENCE && self.all < CLEANUP_END
+    }
+}
+
+/// What the status says of a deletion that waits to try again.
+pub(super) fn cleanup_failed(why: &KernelError) -> Verdict {
+    Verdict {
+        verified: Verified::AsBefore,
+        next: Next::Retry { after: None },
+        ..stop(
+            Reason::CleanupFailed,
+            format!(
+                "deleted, and the webhook could not be cleared yet: {why}; trying again for a minute, then it is left"
+            ),
+        )
     }
 }
 
@@ -522,15 +609,18 @@ pub(super) fn decide_cleanup(seen: &Observed<'_>, claimed_by_another: bool, age:
         return CleanupStep::StandBy;
     }
     let skip = |why: String| CleanupStep::Release { skipped: Some(why) };
+    if seen.environment == EnvironmentView::Unknown {
+        // What its channelDefaults said of the deletion is gone with it: it may have been to clear the webhook.
+        return skip("its environment is not in the configuration".to_owned());
+    }
     // Keep, a hand-over, or a webhook that is not ours to touch: nothing to do.
     let ours = seen.effective.on_delete == OnDelete::Clear && seen.effective.mode == WebhookMode::Manage;
     if !ours || claimed_by_another || seen.holder.is_some() {
         return CleanupStep::Release { skipped: None };
     }
     match &seen.environment {
-        EnvironmentView::Usable => {}
+        EnvironmentView::Usable | EnvironmentView::Unknown => {}
         EnvironmentView::Held { reason, .. } => return skip(format!("its environment is on hold: {reason}")),
-        EnvironmentView::Unknown => return skip("its environment is not in the configuration".to_owned()),
         EnvironmentView::NotAllowed | EnvironmentView::NoLegacyCallback => {
             return skip("its environment is not for this namespace".to_owned());
         }
@@ -539,6 +629,7 @@ pub(super) fn decide_cleanup(seen: &Observed<'_>, claimed_by_another: bool, age:
         if error.is_transient() && age.has_time() {
             CleanupStep::Wait {
                 after: error.retry_after(),
+                why: error.clone(),
             }
         } else {
             skip(error.to_string())
@@ -557,8 +648,15 @@ pub(super) fn decide_cleanup(seen: &Observed<'_>, claimed_by_another: bool, age:
     match &seen.held {
         None => return CleanupStep::ReadWebhook,
         Some(Err(error)) => return failed(error),
+        // It was another's when it was seen last.
+        Some(Ok(Held::Unsupported)) if seen.before.left.is_some() => {
+            return CleanupStep::Release { skipped: None };
+        }
+        Some(Ok(Held::Unsupported)) if seen.before.readable => return failed(&KernelError::NotReadable),
+        Some(Ok(Held::Unsupported)) if !seen.registered() => {
+            return skip("it can't be read back, and nothing says that it is ours".to_owned());
+        }
         // What can't be read back was set by us, as far as we know.
-        Some(Ok(Held::Unsupported)) if !seen.registered => return CleanupStep::Release { skipped: None },
         Some(Ok(Held::Empty | Held::Foreign { .. } | Held::Legacy { .. })) => {
             return CleanupStep::Release { skipped: None };
         }

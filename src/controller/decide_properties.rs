@@ -84,7 +84,6 @@ fn pass(
     now: Timestamp,
     leading: bool,
 ) -> Option<(Verdict, WhatsAppChannelStatus)> {
-    let ready = status::ready(old);
     let mut seen = Observed {
         leading,
         now,
@@ -97,12 +96,13 @@ fn pass(
         secret: None,
         client_holder: None,
         fresh: false,
-        registered,
+        stands: if registered {
+            Stands::Wholly
+        } else {
+            Stands::Nothing
+        },
         misses: 0,
-        message_before: ready.map(|ready| ready.message.as_str()),
-        was_legacy: false,
-        taken_over: old.taken_over.as_ref(),
-        contested: ready.is_some_and(|ready| ready.reason == Reason::WebhookContested.as_str()),
+        before: Before::of(old, 1, false, false),
         announced: Announced::Known,
         token: None,
         held: None,

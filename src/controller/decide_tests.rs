@@ -22,12 +22,9 @@ fn seen(effective: &Effective) -> Observed<'_> {
         secret: None,
         client_holder: None,
         fresh: false,
-        registered: false,
+        stands: Stands::Nothing,
         misses: 0,
-        message_before: None,
-        was_legacy: false,
-        taken_over: None,
-        contested: false,
+        before: Before::default(),
         announced: Announced::Known,
         token: None,
         held: None,
@@ -71,6 +68,8 @@ fn transient() -> Vec<KernelError> {
         KernelError::Interrupted,
         KernelError::TimedOut,
         KernelError::InvalidResponse("x"),
+        KernelError::Unauthorized,
+        KernelError::NotReadable,
     ]
 }
 
@@ -108,7 +107,7 @@ fn a_masked_key_is_set_once_and_then_believed() {
     let effective = effective(|_| {});
     let mut masked = looked(&effective, Held::Current { key_seen: false });
     assert_eq!(decide(&masked), Step::SetWebhook);
-    masked.registered = true;
+    masked.stands = Stands::Wholly;
     assert_eq!(verdict(&masked).reason, Reason::Succeeded);
 }
 
@@ -117,7 +116,7 @@ fn a_fresh_channel_costs_no_call() {
     let effective = effective(|_| {});
     let fresh = Observed {
         fresh: true,
-        registered: true,
+        stands: Stands::Wholly,
         secret: Some(Ok(())),
         ..seen(&effective)
     };
@@ -157,7 +156,7 @@ fn observe_never_sets_and_says_what_would_change() {
 fn without_read_back_the_webhook_is_set_whenever_a_look_is_due_and_not_in_between() {
     let effective = effective(|_| {});
     let mut blind = Observed {
-        registered: true,
+        stands: Stands::Wholly,
         ..looked(&effective, Held::Unsupported)
     };
     assert_eq!(decide(&blind), Step::SetWebhook);
@@ -180,9 +179,12 @@ fn observe_says_what_the_last_look_saw_until_the_next_one() {
     let before = verdict(&looked(&observe, foreign())).message;
     let fresh = Observed {
         fresh: true,
-        registered: true,
+        stands: Stands::Wholly,
         secret: Some(Ok(())),
-        message_before: Some(&before),
+        before: Before {
+            message: Some(&before),
+            ..Before::default()
+        },
         ..seen(&observe)
     };
     assert_eq!(verdict(&fresh).message, before);
@@ -238,7 +240,7 @@ fn a_kernel_outage_fails_a_new_channel_and_leaves_a_verified_one_ready() {
             }
         );
         let known = Observed {
-            registered: true,
+            stands: Stands::Wholly,
             ..new
         };
         assert_eq!(
@@ -269,7 +271,7 @@ fn what_only_a_person_can_mend_stalls_even_a_verified_channel() {
         let seen = Observed {
             secret: Some(Ok(())),
             token: Some(Err(error.clone())),
-            registered: true,
+            stands: Stands::Wholly,
             ..seen(&effective)
         };
         let verdict = verdict(&seen);
@@ -295,7 +297,7 @@ fn after_its_own_effects_nothing_is_left_to_do() {
             _ => Held::Current { key_seen: true },
         };
         let again = Observed {
-            registered: true,
+            stands: Stands::Wholly,
             ..looked(&effective, after)
         };
         assert!(!verdict(&again).registered_now, "{held:?}");
@@ -327,7 +329,6 @@ fn deletion_keeps_the_webhook_by_default_and_clears_only_ours_when_asked_to() {
         (Held::Outdated, CleanupStep::ClearWebhook),
         (foreign(), released.clone()),
         (Held::Empty, released.clone()),
-        (Held::Unsupported, released.clone()),
     ] {
         assert_eq!(decide_cleanup(&looked(&clear, held), false, NEW), step);
     }
@@ -345,7 +346,8 @@ fn deletion_ends_whatever_kernel_does() {
         assert_eq!(
             decide_cleanup(&seen, false, failing_for(59)),
             CleanupStep::Wait {
-                after: error.retry_after()
+                after: error.retry_after(),
+                why: error,
             }
         );
         let late = decide_cleanup(&seen, false, failing_for(61));
@@ -390,14 +392,14 @@ fn a_webhook_that_somebody_keeps_changing_is_put_back_a_few_times_and_then_left(
     let mut history = None;
     for round in 0..=contest::PUT_BACKS {
         let mut seen = looked(&take, foreign());
-        seen.taken_over = history.as_ref();
+        seen.before.taken_over = history.as_ref();
         assert_eq!(decide(&seen), Step::SetWebhook, "{round}");
         seen.set = Some(Ok(()));
         assert!(verdict(&seen).took_over);
         history = Some(contest::replaced(history.as_ref(), 1, seen.now));
     }
     let mut seen = looked(&take, foreign());
-    seen.taken_over = history.as_ref();
+    seen.before.taken_over = history.as_ref();
     let left = verdict(&seen);
     assert_eq!(
         (left.reason, left.next),
@@ -405,17 +407,20 @@ fn a_webhook_that_somebody_keeps_changing_is_put_back_a_few_times_and_then_left(
     );
     assert!(left.message.contains("old.example.com"), "{}", left.message);
     // It stays so, also after a restart when the hour is over, until the spec changes.
-    seen.taken_over = None;
-    seen.contested = true;
+    seen.before.taken_over = None;
+    seen.before.contested = true;
     assert_eq!(verdict(&seen).reason, Reason::WebhookContested);
-    seen.contested = false;
-    seen.taken_over = history.as_ref();
+    seen.before.contested = false;
+    seen.before.taken_over = history.as_ref();
     seen.generation = 2;
     assert_eq!(decide(&seen), Step::SetWebhook);
     // That it is ours again ends it.
     let ours = Observed {
-        contested: true,
-        registered: true,
+        before: Before {
+            contested: true,
+            ..Before::default()
+        },
+        stands: Stands::Wholly,
         ..looked(&take, Held::Current { key_seen: true })
     };
     assert_eq!(verdict(&ours).reason, Reason::Succeeded);
@@ -425,7 +430,7 @@ fn a_webhook_that_somebody_keeps_changing_is_put_back_a_few_times_and_then_left(
 fn another_installation_with_our_address_is_a_rival_as_well() {
     let refuse = effective(|_| {});
     let registered = |held| Observed {
-        registered: true,
+        stands: Stands::Wholly,
         ..looked(&refuse, held)
     };
     for held in [Held::Outdated, Held::Empty] {
@@ -436,9 +441,10 @@ fn another_installation_with_our_address_is_a_rival_as_well() {
         let often = TakenOver {
             generation: 1,
             put_back_at: vec![k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(seen.now); 3],
+            ..TakenOver::default()
         };
         let mut seen = registered(held);
-        seen.taken_over = Some(&often);
+        seen.before.taken_over = Some(&often);
         assert_eq!(verdict(&seen).reason, Reason::WebhookContested);
     }
 }
@@ -449,8 +455,11 @@ fn what_was_left_to_another_installation_stays_left_until_somebody_says_otherwis
     let refuse = effective(|_| {});
     for held in [Held::Outdated, Held::Empty] {
         let seen = Observed {
-            contested: true,
-            registered: false,
+            before: Before {
+                contested: true,
+                ..Before::default()
+            },
+            stands: Stands::Nothing,
             ..looked(&refuse, held.clone())
         };
         assert_ne!(decide(&seen), Step::SetWebhook, "{held:?}");
@@ -465,7 +474,10 @@ fn the_callback_of_the_system_before_is_replaced_if_we_had_registered_it_or_may_
     let refuse = effective(|_| {});
     assert_eq!(verdict(&looked(&refuse, legacy())).reason, Reason::WebhookForeign);
     let migrated = Observed {
-        was_legacy: true,
+        before: Before {
+            was_legacy: true,
+            ..Before::default()
+        },
         ..looked(&refuse, legacy())
     };
     assert_eq!(decide(&migrated), Step::SetWebhook);
@@ -514,11 +526,191 @@ fn a_hold_stops_changes_and_turns_nobody_red() {
     };
     assert_eq!(verdict(&held).next, Next::In(left), "it ends by itself");
     let registered = Observed {
-        registered: true,
+        stands: Stands::Wholly,
         ..held
     };
     assert_eq!(
         (verdict(&registered).reason, verdict(&registered).next),
         (Reason::Succeeded, Next::In(left))
+    );
+}
+
+/// An installation key that is rotated in an outage, a Secret that changes during a hold: the webhook that Kernel holds
+/// still serves.
+#[test]
+fn what_still_serves_is_not_red_for_what_could_not_be_renewed() {
+    let effective = effective(|_| {});
+    let failing = || Observed {
+        secret: Some(Ok(())),
+        token: Some(Err(KernelError::TimedOut)),
+        ..seen(&effective)
+    };
+    let not_set = || Observed {
+        set: Some(Err(KernelError::TimedOut)),
+        ..looked(&effective, Held::Outdated)
+    };
+    let on_hold = || Observed {
+        environment: EnvironmentView::Held {
+            reason: "CHG-1".into(),
+            left: Duration::from_secs(30),
+        },
+        ..seen(&effective)
+    };
+    for (seen, stands, good) in [
+        (failing(), Stands::ButForKey, true),
+        (failing(), Stands::ButForSecret, false),
+        (failing(), Stands::Nothing, false),
+        (not_set(), Stands::ButForKey, true),
+        (not_set(), Stands::Wholly, false),
+        (on_hold(), Stands::ButForSecret, true),
+        (on_hold(), Stands::Nothing, false),
+    ] {
+        let verdict = verdict(&Observed { stands, ..seen });
+        assert_eq!(verdict.reason.is_good(), good, "{stands:?}: {verdict:?}");
+    }
+}
+
+/// A gateway that is being set up answers 404 for everything.
+#[test]
+fn what_could_be_read_and_cannot_now_is_not_set_blindly() {
+    let effective = effective(|effective| effective.on_delete = OnDelete::Clear);
+    let looked = Observed {
+        stands: Stands::Wholly,
+        before: Before {
+            readable: true,
+            ..Before::default()
+        },
+        ..looked(&effective, Held::Unsupported)
+    };
+    let missed = verdict(&looked);
+    assert_eq!(
+        (missed.reason, missed.verified, missed.next),
+        (Reason::Succeeded, Verified::AsBefore, Next::Retry { after: None })
+    );
+    // What must be registered anew is: whose webhook it is was known a moment ago, and it was ours.
+    let changed = Observed {
+        stands: Stands::Nothing,
+        ..looked.clone()
+    };
+    assert_eq!(decide(&changed), Step::SetWebhook);
+    assert!(matches!(
+        decide_cleanup(&looked, false, NEW),
+        CleanupStep::Wait {
+            why: KernelError::NotReadable,
+            ..
+        }
+    ));
+    assert!(matches!(
+        decide_cleanup(&looked, false, failing_for(61)),
+        CleanupStep::Release { skipped: Some(_) }
+    ));
+}
+
+/// Kernel never could be read back.
+#[test]
+fn a_deletion_clears_blindly_only_what_we_are_known_to_have_set() {
+    let clear = effective(|effective| effective.on_delete = OnDelete::Clear);
+    let unknown = looked(&clear, Held::Unsupported);
+    assert!(matches!(
+        decide_cleanup(&unknown, false, NEW),
+        CleanupStep::Release { skipped: Some(_) }
+    ));
+    let ours = Observed {
+        stands: Stands::Wholly,
+        ..unknown.clone()
+    };
+    assert_eq!(decide_cleanup(&ours, false, NEW), CleanupStep::ClearWebhook);
+    let anothers = Observed {
+        before: Before {
+            left: Some((Reason::WebhookContested, true)),
+            ..Before::default()
+        },
+        ..ours
+    };
+    assert_eq!(
+        decide_cleanup(&anothers, false, NEW),
+        CleanupStep::Release { skipped: None }
+    );
+}
+
+#[test]
+fn an_outage_lets_nobody_forget_whose_the_webhook_is() {
+    for (reason, existing, same_generation, remembered) in [
+        (Reason::WebhookForeign, Existing::Refuse, true, true),
+        (Reason::WebhookForeign, Existing::Refuse, false, true),
+        (Reason::WebhookForeign, Existing::TakeOver, false, false),
+        (Reason::WebhookContested, Existing::TakeOver, true, true),
+        (Reason::WebhookContested, Existing::TakeOver, false, false),
+    ] {
+        let effective = effective(|effective| effective.existing = existing);
+        let before = Before {
+            message: Some("whose it is"),
+            left: Some((reason, same_generation)),
+            ..Before::default()
+        };
+        let blind = Observed {
+            before,
+            ..looked(&effective, Held::Unsupported)
+        };
+        let failing = Observed {
+            held: Some(Err(KernelError::TimedOut)),
+            ..blind.clone()
+        };
+        let verdict = verdict(&failing);
+        assert_eq!(verdict.reason == reason, remembered, "{verdict:?}");
+        assert_eq!(verdict.next, Next::Retry { after: None });
+        assert_eq!(decide(&blind) != Step::SetWebhook, remembered);
+    }
+}
+
+#[test]
+fn one_that_was_registered_yields_to_an_older_one_that_comes_to_use_its_client() {
+    let effective = effective(|_| {});
+    let shared = Observed {
+        client_holder: Some("aura-es/old".into()),
+        fresh: true,
+        stands: Stands::Wholly,
+        ..seen(&effective)
+    };
+    assert_eq!(verdict(&shared).reason, Reason::ClientShared);
+}
+
+#[test]
+fn a_take_over_whose_outcome_is_unknown_counts() {
+    let effective = effective(|effective| effective.existing = Existing::TakeOver);
+    for (error, counts) in [
+        (KernelError::TimedOut, true),
+        (KernelError::Interrupted, true),
+        (KernelError::Unreachable, false),
+    ] {
+        let failed = Observed {
+            set: Some(Err(error)),
+            ..looked(&effective, foreign())
+        };
+        assert_eq!(verdict(&failed).took_over, counts);
+    }
+}
+
+#[test]
+fn a_deletion_whose_environment_is_gone_says_that_it_may_leave_something() {
+    let keep = effective(|_| {});
+    let gone = Observed {
+        environment: EnvironmentView::Unknown,
+        ..seen(&keep)
+    };
+    assert!(matches!(
+        decide_cleanup(&gone, false, NEW),
+        CleanupStep::Release { skipped: Some(_) }
+    ));
+    assert_eq!(
+        decide_cleanup(
+            &Observed {
+                leading: false,
+                ..gone
+            },
+            false,
+            NEW
+        ),
+        CleanupStep::StandBy
     );
 }

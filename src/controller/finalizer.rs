@@ -46,9 +46,10 @@ async fn patch(api: &Api<WhatsAppChannel>, name: &str, operations: Value) -> Res
         .await
     {
         Ok(_) => Ok(()),
-        // It is gone, or somebody changed the list meanwhile (a failed `test` is 422): what is left to do, the next
-        // event tells.
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_invalid() => Ok(()),
+        // It is gone.
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        // Also that somebody changed the list meanwhile (a failed `test` is 422): the next event tells, sooner than the
+        // next try; but what is refused for good must be told of.
         Err(error) => Err(error),
     }
 }

@@ -64,6 +64,11 @@ impl Kept {
         self.uid != other.uid || self.rest != other.rest
     }
 
+    /// The version, where it is a number: those of one API server can be compared then.
+    pub fn version(&self) -> Option<u64> {
+        self.version.as_deref()?.parse().ok()
+    }
+
     /// The UID; empty for a resource that was never stored.
     pub fn uid(&self) -> &str {
         self.uid.as_deref().unwrap_or_default()

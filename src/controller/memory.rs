@@ -4,9 +4,8 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
-
-use tokio::time::Instant;
 
 use super::{decide::Verdict, statuses::Statuses};
 use crate::{api::WhatsAppChannelStatus, kernel::Credentials};
@@ -28,6 +27,10 @@ pub(super) struct Memory {
     pub unreported: Option<Box<(Fingerprint, Verdict)>>,
     /// What the failures in a row were for, and how many there were.
     pub failures: Option<(Fingerprint, u32)>,
+    /// Until when Kernel has asked us to wait, and for what.
+    pub not_before: Option<(Fingerprint, Instant)>,
+    /// Somebody else may have changed the webhook: Kernel is looked at although no look is due.
+    pub look_at_once: bool,
     /// What the bridge was told of, and when.
     pub announced: Option<(Fingerprint, Instant)>,
     /// When Kernel was last heard about it, in seconds since 1970.
@@ -67,6 +70,11 @@ impl Memories {
     /// Replaces what is remembered.
     pub fn keep(&self, uid: &str, memory: Memory) {
         self.lock().insert(self.hash(uid), memory);
+    }
+
+    /// Has Kernel looked at although no look is due.
+    pub fn look_at_once(&self, uid: &str) {
+        self.lock().entry(self.hash(uid)).or_default().look_at_once = true;
     }
 
     /// Forgets a channel.

@@ -15,7 +15,7 @@ use super::{
     gate::{Gate, Side},
     object_key::ObjectKey,
 };
-use crate::kernel::{KernelError, Operation, Turn, Turnstile};
+use crate::kernel::{KernelError, Operation, Turn, Turnstile, contract::NO_READ_BACK};
 use futures::{FutureExt, future::BoxFuture};
 
 /// The calls of one pass.
@@ -24,9 +24,23 @@ pub(super) struct Passage {
     gate: Arc<Gate>,
     environment: String,
     key: ObjectKey,
-    /// The resource or its Secret is another than when it failed: it may try although the circuit is open.
     changed: bool,
+    /// Kernel could be read back before: that it can't be now is a trouble.
+    readable: bool,
+    /// Asked once more when it is the turn of a call that changes something: whether it may still be made.
+    may_set: Option<Box<dyn Fn() -> bool + Send + Sync>>,
     parked: AtomicBool,
+}
+
+/// What a pass knows of its channel that its calls depend on.
+#[derive(Default)]
+pub(super) struct About {
+    /// The resource or its Secret is another than when it failed: it may try although the circuit is open.
+    pub changed: bool,
+    /// Kernel could be read back before.
+    pub readable: bool,
+    /// Whether a call that changes something may still be made when its turn has come; always, if none.
+    pub may_set: Option<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
 impl Passage {
@@ -35,14 +49,16 @@ impl Passage {
         gate: &Arc<Gate>,
         environment: &str,
         key: &ObjectKey,
-        changed: bool,
+        about: About,
     ) -> Arc<Self> {
         Arc::new(Self {
             context: context.clone(),
             gate: gate.clone(),
             environment: environment.to_owned(),
             key: key.clone(),
-            changed,
+            changed: about.changed,
+            readable: about.readable,
+            may_set: about.may_set,
             parked: AtomicBool::new(false),
         })
     }
@@ -67,7 +83,8 @@ impl Turnstile for Passage {
             // What held before the wait may hold no longer.
             self.admit(operation)?;
             let mut leadership = self.context.leadership.clone();
-            if !leadership.is_leader() {
+            let may = operation != Operation::WebhookSet || self.may_set.as_ref().is_none_or(|may| may());
+            if !(leadership.is_leader() && may) {
                 return Err(KernelError::StoodDown);
             }
             Ok(Turn {
@@ -85,8 +102,13 @@ impl Turnstile for Passage {
             // It was cut short by the end of our claim, or this process was stopped for a while: no fault of Kernel's.
             Err(_) if !self.context.leadership.is_leader() => return,
             Err(error) if error.is_outage() => Some(error),
-            // The call was not made, or was ended by us: it says nothing of the environment.
-            Err(KernelError::StoodDown) => return,
+            // As of an endpoint that is not there, though it was before.
+            Ok(status) if self.readable && side == Side::Reads && NO_READ_BACK.contains(&status) => {
+                Some(&KernelError::NotReadable)
+            }
+            // The call was not made, or was ended by us: it says nothing of the environment. Nor is it known what is
+            // behind a door that tells everybody to wait.
+            Err(KernelError::StoodDown) | Ok(408 | 429) => return,
             // Whatever it answers, it is there.
             Err(_) | Ok(_) => None,
         };

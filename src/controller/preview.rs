@@ -6,9 +6,9 @@ use kube::ResourceExt;
 use secrecy::ExposeSecret;
 
 use super::{
-    decide::{Announced, EnvironmentView, Observed, Step, decide},
+    decide::{Announced, Before, EnvironmentView, Observed, Stands, Step, decide},
     inspect::Subject,
-    status::{self, Key, Told},
+    status::{Key, Told},
     webhook::{Desired, Held},
 };
 use crate::{
@@ -140,11 +140,11 @@ impl Look<'_> {
         }
     }
 
-    /// Whether a status says that Kernel was told of the webhook for just this spec, Secret and key. Without the
+    /// How much of what Kernel would be told for this spec, Secret and key a status says that it was told. Without the
     /// installation key, the one that Kernel was told is taken to be still in force.
-    fn was_registered(&self, old: &WhatsAppChannelStatus, namespace: &str) -> bool {
+    fn stands(&self, old: &WhatsAppChannelStatus, namespace: &str) -> Stands {
         let (Some(environment), Some(Ok(secrets))) = (self.environment, &self.secrets) else {
-            return false;
+            return Stands::Nothing;
         };
         let told_id = old
             .webhook_key
@@ -230,7 +230,7 @@ impl Look<'_> {
         let (old, namespace) = (self.status(), self.namespace());
         Preview::of(if self.effective.mode == WebhookMode::Observe {
             Forecast::Nothing("mode Observe".to_owned())
-        } else if self.was_registered(&old, &namespace) {
+        } else if self.stands(&old, &namespace) == Stands::Wholly {
             Forecast::Nothing("registered, as its status says".to_owned())
         } else if old.registered_at.is_none() {
             Forecast::Register
@@ -259,8 +259,6 @@ impl Look<'_> {
         namespace: &str,
         held: Option<Result<Held, KernelError>>,
     ) -> Observed<'b> {
-        let ready = status::ready(old);
-        let was = |reason: Reason| ready.is_some_and(|ready| ready.reason == reason.as_str());
         let generation = self.channel.metadata.generation.unwrap_or_default();
         let requested = self.channel.annotations().get(REQUESTED_AT);
         let asked = requested.is_some() && requested != old.last_handled_reconcile_at.as_ref();
@@ -284,12 +282,14 @@ impl Look<'_> {
             client_holder: self.client_holder.clone(),
             // What a look would come to is the question, whether or not one is due.
             fresh: false,
-            registered: self.was_registered(old, namespace),
+            stands: self.stands(old, namespace),
             misses: 0,
-            message_before: ready.map(|ready| ready.message.as_str()),
-            was_legacy: was(Reason::LegacyRegistered) || (legacy.is_some() && old.webhook_url == legacy),
-            taken_over: old.taken_over.as_ref(),
-            contested: was(Reason::WebhookContested) && old.observed_generation == Some(generation) && !asked,
+            before: Before::of(
+                old,
+                generation,
+                asked,
+                legacy.is_some() && old.webhook_url == legacy,
+            ),
             // That the bridge is told of the key first is a matter of seconds.
             announced: Announced::Known,
             token: self.token.clone(),
@@ -302,12 +302,12 @@ impl Look<'_> {
     fn change(&self, seen: &Observed<'_>, namespace: &str) -> Preview {
         let held = seen.held.as_ref().and_then(|held| held.as_ref().ok());
         Preview::of(match held {
-            Some(Held::Unsupported) if seen.registered => {
+            Some(Held::Unsupported) if seen.registered() => {
                 return Preview::nothing("registered, as its status says: Kernel can't be read back");
             }
             Some(Held::Foreign { host }) => Forecast::TakeOver { host: host.clone() },
             Some(Held::Legacy { host }) => Forecast::ReplaceLegacy { host: host.clone() },
-            Some(Held::Empty | Held::Outdated) if seen.registered => Forecast::PutBack,
+            Some(Held::Empty | Held::Outdated) if seen.registered() => Forecast::PutBack,
             Some(Held::Outdated) if self.is_elsewhere(namespace) => {
                 Forecast::Renew("Kernel calls an address that is no longer in force")
             }

@@ -6,51 +6,23 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use secrecy::ExposeSecret;
-use tokio::time::Instant;
 
 use super::{
-    decide::{Announced, Next, Observed, Verdict},
+    decide::{Announced, Observed, Stands},
     gather::{Gathered, Versions},
     memory::{Fingerprint, Memory},
     reconcile::Pass,
-    schedule,
+    schedule::{self, Clock, Outcome},
     status::{Key, Told},
     webhook::Desired,
 };
 use crate::{
     api::{Effective, WebhookMode, WhatsAppChannel, WhatsAppChannelStatus},
-    delivery::backoff::Backoff,
     kernel::Credentials,
 };
 
-/// Waits between tries of a channel that fails, up to its resync period; a change of its spec or Secret starts them
-/// anew.
-const RETRY_FROM: Duration = Duration::from_secs(1);
 /// How long the bridge is given to hear of a key before Kernel is told of it. The watch takes milliseconds.
 pub(super) const SETTLE: Duration = Duration::from_secs(2);
-/// What a pass has come to.
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub(super) struct Outcome<'a> {
-    pub verdict: &'a Verdict,
-    pub fingerprint: Fingerprint,
-    pub fresh: bool,
-    pub registered: bool,
-    /// Kernel can't be read back.
-    pub blind: bool,
-    /// A call was not made because nobody's get through.
-    pub parked: bool,
-    /// Kernel said what it holds.
-    pub heard: bool,
-}
-
-/// The waits of what fails, up to this one.
-pub(super) fn retry(cap: Duration) -> Backoff {
-    Backoff {
-        base: RETRY_FROM.min(cap),
-        cap,
-    }
-}
-
 impl Pass<'_> {
     /// Fills in what follows from the Secrets' versions.
     #[allow(clippy::too_many_arguments, reason = "what a pass knows, once")]
@@ -65,11 +37,11 @@ impl Pass<'_> {
         fingerprint: Fingerprint,
     ) {
         let key = self.key_marks(channel, &gathered.versions, key_id);
-        seen.registered = self.was_registered(old, seen.generation, fingerprint, &gathered.versions, key);
-        seen.fresh = !asked && self.is_fresh(seen.registered, fingerprint);
+        seen.stands = self.stands(old, seen.generation, fingerprint, &gathered.versions, key);
+        seen.fresh = !asked && self.is_fresh(seen.registered(), fingerprint);
         seen.announced = match self.memory.announced {
             Some((of, at)) if of == fingerprint => {
-                let left = SETTLE.saturating_sub(at.elapsed());
+                let left = SETTLE.saturating_sub(now().saturating_duration_since(at));
                 if left.is_zero() {
                     Announced::Known
                 } else {
@@ -125,29 +97,43 @@ impl Pass<'_> {
     }
 
     pub(super) fn fingerprint(&self, generation: i64, versions: &Versions, key_id: &str) -> Fingerprint {
-        let environment = self.setup.mark(&self.environment_name);
+        let (place, effective) = (self.setup.place(&self.environment_name), &self.effective);
+        // What a look or a registration depends on, and nothing else: an environment's defaults for the delivery, say,
+        // must not have ten thousand channels looked at.
+        let settings = format!(
+            "{:?}",
+            (
+                effective.mode,
+                effective.existing,
+                effective.api_version,
+                &effective.registration_scopes,
+                &effective.purposes,
+                effective.key_generation,
+                effective.resync_period,
+            )
+        );
         self.context
             .memories
-            .hash((generation, versions, key_id, environment))
+            .hash((generation, versions, key_id, place, settings))
     }
 
     pub(super) fn client_hash(&self, credentials: &Credentials) -> u64 {
         self.context.memories.hash(credentials.id.expose_secret())
     }
 
-    /// Whether Kernel was told of the webhook for just this spec, Secret, key and configuration: by this process, or as
-    /// the status says.
-    fn was_registered(
+    /// How much of what Kernel would be told for this spec, Secret, key and configuration it was told: by this process, or
+    /// as the status says.
+    fn stands(
         &self,
         old: &WhatsAppChannelStatus,
         generation: i64,
         now: Fingerprint,
         versions: &Versions,
         key: Key<'_>,
-    ) -> bool {
+    ) -> Stands {
         // Else the status tells: what else of the configuration changed says nothing of what Kernel was told.
         if self.memory.verified.is_some_and(|(verified, _)| verified == now) {
-            return true;
+            return Stands::Wholly;
         }
         let told = Told {
             mode: self.effective.mode,
@@ -160,68 +146,52 @@ impl Pass<'_> {
     }
 
     /// Whether no look is due. After a restart a channel that was right is left until its own moment.
-    fn is_fresh(&self, registered: bool, now: Fingerprint) -> bool {
+    fn is_fresh(&self, registered: bool, fingerprint: Fingerprint) -> bool {
+        if self.memory.look_at_once {
+            return false;
+        }
         match &self.memory.verified {
-            Some((verified, due)) => *verified == now && Instant::now() < *due && self.memory.misses == 0,
+            Some((verified, due)) => *verified == fingerprint && now() < *due && self.memory.misses == 0,
             None => registered,
         }
     }
 
+    /// How long Kernel has asked us to wait still, for just this spec, Secret and configuration.
+    pub(super) fn asked_to_wait(&self, fingerprint: Fingerprint) -> Option<Duration> {
+        let (of, until) = self.memory.not_before?;
+        let left = until.saturating_duration_since(now());
+        (of == fingerprint && !left.is_zero()).then_some(left)
+    }
+
     /// What is remembered after the pass, and when the next one is.
     pub(super) fn remembered(&self, pass: &Outcome<'_>) -> (Memory, Duration) {
-        let mut memory = self.memory.clone();
-        let fingerprint = pass.fingerprint;
-        if pass.heard {
-            memory.looked_at = Some(Timestamp::now().as_second());
-        }
         let default = if pass.blind {
             Effective::RESYNC_BLIND
         } else {
             Effective::RESYNC
         };
-        let period = self.effective.resync_period.unwrap_or(default);
-        let until_moment =
-            || schedule::until_moment(&self.uid, period, schedule::since_epoch(Timestamp::now()));
-        let wait = match pass.verdict.next {
-            Next::AtMoment => {
-                memory.misses = 0;
-                memory.failures = None;
-                let due = match &memory.verified {
-                    Some((_, due)) if pass.fresh => due.saturating_duration_since(Instant::now()),
-                    _ => until_moment(),
-                };
-                memory.verified = Some((fingerprint, Instant::now() + due));
-                due
-            }
-            Next::OnChange => {
-                memory.verified = None;
-                memory.failures = Some((fingerprint, 0));
-                until_moment()
-            }
-            // A hold changes nothing about what was verified.
-            Next::In(wait) => wait,
-            Next::Retry { after } => {
-                let before = match memory.failures {
-                    Some((of, failures)) if of == fingerprint => failures,
-                    _ => 0,
-                };
-                if pass.registered && pass.verdict.reason.is_good() {
-                    memory.misses += u32::from(!pass.parked);
-                    memory.verified.get_or_insert((fingerprint, Instant::now()));
-                } else {
-                    memory.verified = None;
-                }
-                if pass.parked {
-                    // The gate wakes it when calls get through again.
-                    memory.failures = Some((fingerprint, before));
-                    until_moment()
-                } else {
-                    let failures = before + 1;
-                    memory.failures = Some((fingerprint, failures));
-                    retry(period).wait_at_least(failures, after, fastrand::f64())
-                }
-            }
+        let clock = Clock {
+            uid: &self.uid,
+            period: self.effective.resync_period.unwrap_or(default),
+            wall: Timestamp::now(),
+            now: now(),
+            chance: fastrand::f64(),
         };
-        (memory, wait.max(Duration::from_millis(1)))
+        schedule::after(&self.memory, pass, &clock)
     }
+
+    /// Whether the Secret is newer by now than what this pass has read of it.
+    pub(super) fn secret_has_changed(&self, channel: &WhatsAppChannel, gathered: &Gathered) -> bool {
+        let newer = |read: Option<&String>, known: Option<&String>| {
+            let number = |version: Option<&String>| version?.parse::<u64>().ok();
+            matches!((number(read), number(known)), (Some(read), Some(known)) if known > read)
+        };
+        let known = self.known_versions(channel);
+        newer(gathered.versions.client.as_ref(), known.client.as_ref())
+    }
+}
+
+/// The clock that the runtime goes by: a test may pause it.
+fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
 }

@@ -9,16 +9,17 @@ use tokio::time::Instant;
 use super::{
     cleanup::Cleanup,
     context::{Context, Setup},
-    decide::{Announced, EnvironmentView, Observed, Step, decide},
+    decide::{Announced, Before, EnvironmentView, Observed, Stands, Step, decide},
     finalizer,
     gate::Begun,
     gather::Gathered,
     memory::{Fingerprint, Memory},
     object_key::ObjectKey,
-    passage::Passage,
-    recall::{Outcome, SETTLE, retry},
+    passage::{About, Passage},
+    recall::SETTLE,
+    schedule::{self, Outcome},
     status::{self, Facts},
-    webhook::Desired,
+    webhook::{Desired, Held},
     worker::Again,
 };
 use crate::{
@@ -51,6 +52,19 @@ impl ReconcileError {
     /// Whether the API server does not allow it.
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Api(error) if matches!(&**error, kube::Error::Api(status) if status.is_forbidden()))
+    }
+}
+
+impl ReconcileError {
+    /// Whether the API server understood what was asked and does not do it, so that asking again soon is of no use.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Api(error) => {
+                matches!(&**error, kube::Error::Api(status) if matches!(status.code, 400 | 403..=405 | 422))
+            }
+            Self::FinalizerForbidden(_) => true,
+            Self::StoodDown => false,
+        }
     }
 }
 
@@ -179,7 +193,8 @@ impl<'a> Pass<'a> {
                     claimed(self.context, finalizer::add(&api, channel)).await?;
                     return Ok(Again::OnChange);
                 }
-                (false, true) => self.release(channel).await?,
+                // Where the environment is gone, what it said of deletions is not known.
+                (false, true) if self.environment().is_some() => self.release(channel).await?,
                 _ => {}
             }
             return self.apply(channel).await;
@@ -191,6 +206,7 @@ impl<'a> Pass<'a> {
             Cleanup::Wait(again) => Ok(again),
             Cleanup::Done => {
                 self.release(channel).await?;
+                self.context.metrics.reconciled("Deleted");
                 // It is gone by then, unless somebody else changed its finalizers at the same moment.
                 Ok(Again::After(Duration::from_secs(15)))
             }
@@ -210,6 +226,13 @@ impl<'a> Pass<'a> {
     /// Whether the channel's deletion clears its webhook.
     pub(super) fn clears(&self) -> bool {
         self.effective.on_delete == OnDelete::Clear && self.effective.mode == WebhookMode::Manage
+    }
+
+    /// The older resource that uses the same Kernel client, as the reader of this one's status may know it.
+    fn client_holder(&self) -> Option<String> {
+        self.context
+            .client_holder(&self.key)
+            .map(|holder| self.told(&holder))
     }
 
     /// Another resource as the reader of this one's status may know it.
@@ -233,14 +256,11 @@ impl<'a> Pass<'a> {
             holder: holder.map(|holder| self.told(&holder)),
             secret_name: &channel.spec.kernel.credentials_secret_ref.name,
             secret: None,
-            client_holder: None,
+            client_holder: self.client_holder(),
             fresh: false,
-            registered: false,
+            stands: Stands::Nothing,
             misses: self.memory.misses,
-            message_before: None,
-            was_legacy: false,
-            taken_over: None,
-            contested: false,
+            before: Before::default(),
             announced: Announced::Known,
             token: None,
             held: None,
@@ -249,7 +269,6 @@ impl<'a> Pass<'a> {
     }
 
     async fn apply(&self, channel: &WhatsAppChannel) -> Result<Again, ReconcileError> {
-        let start = Instant::now();
         let (old, version) = self.status_before(channel);
         let requested_at = channel.annotations().get(REQUESTED_AT).map(String::as_str);
         let generation = channel.metadata.generation.unwrap_or_default();
@@ -263,17 +282,12 @@ impl<'a> Pass<'a> {
             let facts = self.facts(channel, &nothing, &key_id, requested_at);
             let build = |old: &WhatsAppChannelStatus| status::suspended(old, &facts);
             self.write(channel, old, version, &build, memory).await?;
+            self.context.metrics.reconciled(Reason::Suspended.as_str());
             return Ok(Again::OnChange);
         }
-        let ready = status::ready(&old);
-        let was = |reason: Reason| ready.is_some_and(|ready| ready.reason == reason.as_str());
         let asked = requested_at.is_some() && requested_at != old.last_handled_reconcile_at.as_deref();
         let mut seen = self.observed(channel);
-        seen.message_before = ready.map(|ready| ready.message.as_str());
-        seen.was_legacy = was(Reason::LegacyRegistered) || self.says_legacy(&old);
-        seen.taken_over = old.taken_over.as_ref();
-        seen.contested =
-            was(Reason::WebhookContested) && old.observed_generation == Some(generation) && !asked;
+        seen.before = Before::of(&old, generation, asked, self.says_legacy(&old));
         if seen.holder.is_none()
             && self
                 .environment()
@@ -295,6 +309,9 @@ impl<'a> Pass<'a> {
             match decide(&seen) {
                 Step::StandBy => return Err(ReconcileError::StoodDown),
                 Step::ReadSecret => {
+                    if let Some(left) = self.asked_to_wait(fingerprint).filter(|_| !asked) {
+                        return Ok(Again::After(left));
+                    }
                     let Some(gate) = self.setup.gate(&self.environment_name) else {
                         return Ok(Again::OnChange);
                     };
@@ -307,21 +324,25 @@ impl<'a> Pass<'a> {
                     fingerprint = self.fingerprint(generation, &gathered.versions, &key_id);
                     self.judge(&mut seen, channel, &old, &gathered, &key_id, asked, fingerprint);
                     let failed_before = self.memory.failures.is_some_and(|(of, _)| of == fingerprint);
-                    let changed = asked || !(seen.registered || failed_before);
+                    let changed = asked || !(seen.registered() || failed_before);
                     gathered.passage = Some(Passage::new(
                         self.context,
                         gate,
                         &self.environment_name,
                         &self.key,
-                        changed,
+                        About {
+                            changed,
+                            readable: seen.before.readable,
+                            may_set: None,
+                        },
                     ));
                     if let Some(credentials) = &gathered.credentials {
                         self.context.uses_client(&self.key, self.client_hash(credentials));
-                        self.context.wait_clients_known().await;
-                        seen.client_holder = self
-                            .context
-                            .client_holder(&self.key)
-                            .map(|holder| self.told(&holder));
+                        if !self.context.wait_clients_known().await && told_shared(&old) {
+                            // Whether it still is can't be told yet: it goes on yielding.
+                            return Ok(Again::After(CLIENTS_AGAIN));
+                        }
+                        seen.client_holder = self.client_holder();
                     }
                     seen.secret = Some(secret);
                 }
@@ -331,7 +352,7 @@ impl<'a> Pass<'a> {
                     let facts = self.facts(channel, &gathered, &key_id, requested_at);
                     let build = |old: &WhatsAppChannelStatus| status::announced(old, &facts);
                     let memory = Memory {
-                        announced: Some((fingerprint, Instant::now())),
+                        announced: Some((fingerprint, Instant::now().into_std())),
                         ..self.memory.clone()
                     };
                     drop(begun);
@@ -347,6 +368,10 @@ impl<'a> Pass<'a> {
             return Err(ReconcileError::StoodDown);
         }
         drop(begun);
+        if verdict.reason.is_of_credentials() && self.secret_has_changed(channel, &gathered) {
+            // What was found out is about a Secret that is no longer there: nobody is told that it is no good.
+            return Ok(Again::After(Duration::ZERO));
+        }
         let parked = gathered
             .passage
             .as_ref()
@@ -354,18 +379,22 @@ impl<'a> Pass<'a> {
         // A look that was asked for and could not be made is made when calls get through again.
         let handled = requested_at.filter(|_| !parked);
         let facts = self.facts(channel, &gathered, &key_id, handled);
-        let blind =
-            matches!(seen.held, Some(Ok(super::webhook::Held::Unsupported))) || status::is_blind(&old);
+        let blind = match &seen.held {
+            Some(Ok(held)) => *held == Held::Unsupported,
+            // It was not read in this pass.
+            _ => status::is_blind(&old),
+        };
         let pass = Outcome {
             verdict: &verdict,
             fingerprint,
             fresh: seen.fresh,
-            registered: seen.registered,
+            registered: seen.registered(),
             blind,
             parked,
             heard: matches!(seen.held, Some(Ok(_))),
         };
         let (mut memory, wait) = self.remembered(&pass);
+        memory.look_at_once = false;
         memory.unreported = None;
         memory.credentials = gathered
             .credentials
@@ -384,13 +413,11 @@ impl<'a> Pass<'a> {
             return Err(error);
         }
         written?;
-        self.context
-            .metrics
-            .reconciled(verdict.reason.as_str(), start.elapsed().as_secs_f64());
+        self.context.metrics.reconciled(verdict.reason.as_str());
         Ok(Again::After(wait))
     }
 
-    fn facts<'b>(
+    pub(super) fn facts<'b>(
         &'b self,
         channel: &'b WhatsAppChannel,
         gathered: &'b Gathered,
@@ -436,9 +463,28 @@ pub(super) fn on_error(key: &ObjectKey, uid: &str, error: &ReconcileError, conte
     memory.failures = Some((API_FAILURES, failures));
     context.memories.keep(uid, memory);
     tracing::warn!(namespace = &*key.namespace, name = &*key.name, %error, failures, "can't reconcile; trying again");
-    context.metrics.reconciled("Error", 0.0);
-    Again::After(retry(Duration::from_secs(30)).wait(failures, fastrand::f64()))
+    context.metrics.reconciled("Error");
+    let cap = if error.is_refusal() {
+        REFUSED_CAP
+    } else {
+        UNREACHED_CAP
+    };
+    Again::After(schedule::retry(cap).wait(failures, fastrand::f64()))
 }
+
+/// How soon a channel that yields because of its Kernel client looks whether it still has to, while the others' clients
+/// are not known.
+const CLIENTS_AGAIN: Duration = Duration::from_secs(5);
+
+/// Whether a status says that the channel yields to one with the same Kernel client.
+fn told_shared(status: &WhatsAppChannelStatus) -> bool {
+    status::ready(status).is_some_and(|ready| ready.reason == Reason::ClientShared.as_str())
+}
+
+/// The longest wait after the API server refused what was asked: a role or a rule must change first.
+const REFUSED_CAP: Duration = Duration::from_secs(300);
+/// The longest wait after it could not be reached, or did not do its part.
+const UNREACHED_CAP: Duration = Duration::from_secs(30);
 
 /// What failures of the API server are counted under: no fingerprint, as none was found out.
 const API_FAILURES: Fingerprint = 0;

@@ -59,6 +59,10 @@ impl Pass<'_> {
                         .resource_version()
                         .and_then(|version| Some(Box::new((version.parse().ok()?, written.status.clone()?))));
                     self.keep(memory);
+                    // The watch may have been quicker than the answer.
+                    if let Some(version) = self.context.roster().told_version(&self.key) {
+                        self.context.memories.caught_up(&self.uid, version);
+                    }
                     self.tell(channel, &old, &new);
                     return Ok(());
                 }

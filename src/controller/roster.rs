@@ -106,7 +106,17 @@ impl Roster {
         let secrets = names
             .into_iter()
             .map(|name| self.secret_user(&ObjectKey::new(&*key.namespace, name), &key))
-            .collect();
+            .collect::<Box<[_]>>();
+        let id_key: Option<Box<str>> = spec
+            .kernel
+            .credentials_secret_ref
+            .id_key
+            .as_deref()
+            .map(Into::into);
+        // What its Secret held when it was read last: it is read again where that may have changed.
+        let client = before
+            .filter(|before| before.secrets.first() == secrets.first() && before.id_key == id_key)
+            .and_then(|before| before.client);
         let entry = Entry {
             created: created.0.as_second(),
             channel,
@@ -114,14 +124,8 @@ impl Roster {
             leaving: resource.metadata.deletion_timestamp.is_some(),
             kept,
             secrets,
-            id_key: spec
-                .kernel
-                .credentials_secret_ref
-                .id_key
-                .as_deref()
-                .map(Into::into),
-            // What its Secret held when it was read last: it is read again where that may have changed.
-            client: before.and_then(|before| before.client),
+            id_key,
+            client,
             key,
         };
         *self.environments.entry(entry.environment.clone()).or_default() += 1;
@@ -149,6 +153,11 @@ impl Roster {
         entry.users.reserve_exact(1);
         entry.users.push(user.clone());
         secret
+    }
+
+    /// The version of a channel's resource that the watch has told of last.
+    pub fn told_version(&self, key: &ObjectKey) -> Option<u64> {
+        self.entries.get(key)?.kept.version()
     }
 
     /// A channel's resource, without its status.
@@ -255,6 +264,17 @@ impl Roster {
             .filter(|entry| !entry.leaving)
     }
 
+    /// The Secret that held a channel's Kernel client is gone.
+    fn forget_client(&mut self, key: &ObjectKey, secret: &ObjectKey) {
+        if let Some(entry) = self.entries.get_mut(key)
+            && entry.secrets.first() == Some(secret)
+            && let Some(client) = entry.client.take()
+        {
+            let environment = entry.environment.clone();
+            take_out(&mut self.by_client, &(environment, client), key);
+        }
+    }
+
     /// Notes which Kernel client a channel has. Answers which it had before, where that is another.
     pub fn set_client(&mut self, key: &ObjectKey, client: u64) -> Option<u64> {
         let entry = self.entries.get_mut(key)?;
@@ -289,8 +309,12 @@ impl Roster {
                 }
                 found.version = version.map(Into::into);
                 let users = found.users.clone();
-                if users.is_empty() && version.is_none() {
-                    self.secrets.remove(secret);
+                if version.is_none() {
+                    if users.is_empty() {
+                        self.secrets.remove(secret);
+                    }
+                    // Nobody uses the client that it held.
+                    users.iter().for_each(|user| self.forget_client(user, secret));
                 }
                 users
             }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     admin,
-    cluster::{self, schema},
+    cluster::{self, Watches, schema},
     config::{
         Installation,
         follow::{EVERY, Follow, Look},
@@ -68,8 +68,11 @@ pub enum ControllerError {
     Ended(&'static str),
 }
 
-/// How long reconciliations under way may take when the controller is stopped.
+/// How long reconciliations under way may take when the controller is stopped, beyond the time of one call to Kernel: the
+/// chart gives it 60 s in all.
 const GRACE: Duration = Duration::from_secs(5);
+/// The longest that it waits for them.
+const LONGEST_GRACE: Duration = Duration::from_secs(50);
 /// Reconciliations that may be under way at once, at least: they wait for Kernel most of the time, and how many do is
 /// bounded by each environment's gate.
 const PLACES: u16 = 256;
@@ -91,6 +94,7 @@ type Missing = Arc<ArcSwap<Option<String>>>;
 /// When it can't start, with what to put right.
 pub async fn run(
     client: Client,
+    watches: Watches,
     lease_client: Client,
     options: Options,
     stop: CancellationToken,
@@ -114,7 +118,7 @@ pub async fn run(
         header_timeout: Duration::from_secs(10),
     };
     let admin_stop = CancellationToken::new();
-    let refresh = refresh(channels.clone());
+    let refresh = refresh(channels.clone(), watches);
     let admin = tokio::spawn(server::serve(
         listener,
         admin::router(registry, healthy, ready, refresh),
@@ -124,26 +128,27 @@ pub async fn run(
     ));
     tracing::info!(admin = %options.admin, "listening");
 
-    let (publish, leadership) = lease::channel();
-    let election_stop = lease::Stop {
-        asked: stop.clone(),
-        finished: CancellationToken::new(),
-    };
-    let election = tokio::spawn(lease::run(
-        lease_client,
-        lease::Settings {
-            namespace: options.release_namespace.clone(),
-            name: lease::DEFAULT_NAME.to_owned(),
-            identity: lease::identity(),
-            timing: options.lease,
-        },
-        publish,
-        election_stop.clone(),
-    ));
     let mut result = Ok(());
+    // Who can't work does not stand for election: it would lead, and keep those that can from it.
     if definition(&client, &missing, &stop).await
         && let Some(installed) = installation_keys(&client, &options, &missing, &stop).await
     {
+        let (publish, leadership) = lease::channel();
+        let election_stop = lease::Stop {
+            asked: stop.clone(),
+            finished: CancellationToken::new(),
+        };
+        let election = tokio::spawn(lease::run(
+            lease_client,
+            lease::Settings {
+                namespace: options.release_namespace.clone(),
+                name: lease::DEFAULT_NAME.to_owned(),
+                identity: lease::identity(),
+                timing: options.lease,
+            },
+            publish,
+            election_stop.clone(),
+        ));
         let (events, publisher) = Events::new(client.clone(), leadership.clone());
         let publisher = tokio::spawn(publisher.run());
         let parts = Parts {
@@ -162,10 +167,10 @@ pub async fn run(
         channels.set(&context);
         result = control(&context, &options, &missing, &watchdog, &stop).await;
         publisher.abort();
+        // No other leads while our work is under way, and one does as soon as it has ended.
+        election_stop.finished.cancel();
+        let _ = election.await;
     }
-    // No other leads while our work is under way, and one does as soon as it has ended.
-    election_stop.finished.cancel();
-    let _ = election.await;
     admin_stop.cancel();
     let _ = admin.await;
     tracing::info!("stopped");
@@ -173,7 +178,7 @@ pub async fn run(
 }
 
 /// What is counted when the metrics are asked for.
-fn refresh(channels: Channels) -> Arc<dyn Fn() + Send + Sync> {
+fn refresh(channels: Channels, watches: Watches) -> Arc<dyn Fn() + Send + Sync> {
     Arc::new(move || {
         let Some(context) = channels.context() else {
             return;
@@ -186,6 +191,7 @@ fn refresh(channels: Channels) -> Arc<dyn Fn() + Send + Sync> {
             .metrics
             .queue_depth
             .set(i64::try_from(context.work.depth()).unwrap_or(i64::MAX));
+        context.metrics.watches.show(&watches);
         context.metrics.clear_environments();
         for (name, gate) in context.setup().gates() {
             context.metrics.waiting(name, gate.waiting());
@@ -280,10 +286,7 @@ async fn control(
     watchdog: &Arc<Watchdog>,
     stop: &CancellationToken,
 ) -> Result<(), ControllerError> {
-    missing.store(Arc::new(Some(
-        "waiting for the API server's list of WhatsAppChannels (is the CRD installed, may we list them?)"
-            .to_owned(),
-    )));
+    missing.store(Arc::new(context.unlisted()));
     let over = stop.child_token();
     let mut parts = JoinSet::new();
     let mut part = |name: &'static str, part: BoxFuture<'static, ()>| {
@@ -326,7 +329,11 @@ async fn control(
     over.cancel();
     // A part that ends because of the stop may be heard of first.
     let result = if stop.is_cancelled() { Ok(()) } else { result };
-    if result.is_ok() && tokio::time::timeout(GRACE, work).await.is_err() {
+    // A call whose outcome nobody has heard is made again by the next leader: better that it ends.
+    let environments = options.installation.environments.values();
+    let call = environments.map(|environment| environment.kernel.timeout()).max();
+    let grace = (GRACE + call.unwrap_or_default()).min(LONGEST_GRACE);
+    if result.is_ok() && tokio::time::timeout(grace, work).await.is_err() {
         tracing::warn!("stopped with work under way: it is taken up again at the next start");
     }
     result
@@ -349,9 +356,12 @@ fn places(options: &Options) -> usize {
     usize::from(places)
 }
 
-/// Says that nothing is missing any more when all channels were listed.
+/// Says what has not been listed yet, until nothing is missing.
 async fn ready_when_listed(context: Arc<Context>, missing: Missing) {
-    context.wait_channels_listed().await;
+    while let Some(unlisted) = context.unlisted() {
+        missing.store(Arc::new(Some(unlisted)));
+        context.another_listed().await;
+    }
     missing.store(Arc::new(None));
     tracing::info!(channels = context.roster().keys(None).len(), "ready");
     // For as long as the process runs.
@@ -363,11 +373,19 @@ async fn lead(context: Arc<Context>) {
     let mut leadership = context.leadership.clone();
     loop {
         leadership.acquired().await;
+        let term = leadership.term();
         context.begins_to_lead();
         // While it stood by, it saw no Secret: another may hold another client by now.
-        context.wait_listed().await;
-        watch::read_clients(&context).await;
-        leadership.lost().await;
+        let round = async {
+            context.wait_listed().await;
+            watch::read_clients(&context).await;
+            std::future::pending::<()>().await;
+        };
+        // Another may have led between the end of the claim and the next, however short that was.
+        tokio::select! {
+            () = leadership.term_is_over(term) => {}
+            () = round => {}
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     contest,
-    decide::{Next, Verdict, Verified},
+    decide::{Before, Next, Stands, Verdict, Verified},
 };
 use crate::api::{
     Condition, WebhookKeyStatus, WebhookMode, WhatsAppChannelStatus,
@@ -42,18 +42,28 @@ pub(super) enum Key<'a> {
 }
 
 impl Key<'_> {
-    /// Whether a status says that Kernel was told this key.
-    pub fn was_told(&self, status: &WhatsAppChannelStatus) -> bool {
+    /// Whether a status says that Kernel was told this key; of a derived one, as derived from whichever installation key.
+    fn was_told(&self, status: &WhatsAppChannelStatus) -> bool {
         let told = status.webhook_key.as_ref();
         match *self {
-            Self::Derived { generation, id } => told.is_some_and(|told| {
-                told.generation == i64::try_from(generation).ok()
-                    && told.installation_key_id.as_deref() == Some(id)
-            }),
+            Self::Derived { generation, .. } => {
+                told.is_some_and(|told| told.generation == i64::try_from(generation).ok())
+            }
             Self::Issued { version } => {
                 told.is_some_and(|told| told.secret_version.as_deref() == version && version.is_some())
             }
             Self::Legacy { version } => status.observed_api_key_version.as_deref() == version,
+        }
+    }
+
+    /// Whether a status says that Kernel was told a key derived from the installation key in force, if it is derived.
+    fn is_of_this_installation_key(&self, status: &WhatsAppChannelStatus) -> bool {
+        let told = status.webhook_key.as_ref();
+        match *self {
+            Self::Derived { id, .. } => {
+                told.is_some_and(|told| told.installation_key_id.as_deref() == Some(id))
+            }
+            Self::Issued { .. } | Self::Legacy { .. } => true,
         }
     }
 
@@ -83,20 +93,60 @@ pub(super) struct Told<'a> {
 }
 
 impl Told<'_> {
-    /// Whether a status says that Kernel was told just this.
-    pub fn stands_in(&self, status: &WhatsAppChannelStatus) -> bool {
+    /// How much of this a status says that Kernel was told.
+    pub fn stands_in(&self, status: &WhatsAppChannelStatus) -> Stands {
         let reason = match self.mode {
             WebhookMode::Manage => Reason::Succeeded,
             WebhookMode::Legacy => Reason::LegacyRegistered,
             // Nothing is registered; that all was found in order holds as long.
             WebhookMode::Observe => Reason::Observed,
         };
+        let observes = self.mode == WebhookMode::Observe;
         let told = || status.webhook_url == self.webhook_url && self.key.was_told(status);
-        self.secret_version.is_some()
-            && status.observed_generation == Some(self.generation)
-            && status.observed_secret_version.as_deref() == self.secret_version
-            && (self.mode == WebhookMode::Observe || told())
-            && ready(status).is_some_and(|ready| ready.status == "True" && ready.reason == reason.as_str())
+        let good =
+            || ready(status).is_some_and(|ready| ready.status == "True" && ready.reason == reason.as_str());
+        let same_secret =
+            self.secret_version.is_some() && status.observed_secret_version.as_deref() == self.secret_version;
+        if !(status.observed_generation == Some(self.generation) && (observes || told()) && good()) {
+            Stands::Nothing
+        } else if !same_secret {
+            Stands::ButForSecret
+        } else if !(observes || self.key.is_of_this_installation_key(status)) {
+            Stands::ButForKey
+        } else {
+            Stands::Wholly
+        }
+    }
+}
+
+impl<'a> Before<'a> {
+    /// What a status says to the next pass over this generation of the spec. `asked`: somebody has asked for another
+    /// look. `names_legacy`: the URL that it names is the environment's callback of the system before.
+    pub fn of(status: &'a WhatsAppChannelStatus, generation: i64, asked: bool, names_legacy: bool) -> Self {
+        let ready = ready(status);
+        let was = |reason: Reason| ready.is_some_and(|ready| ready.reason == reason.as_str());
+        let left = [Reason::WebhookForeign, Reason::WebhookContested]
+            .into_iter()
+            .find(|reason| was(*reason))
+            .map(|reason| (reason, status.observed_generation == Some(generation)));
+        let taken_over = status.taken_over.as_ref();
+        let verified = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == types::WEBHOOK_VERIFIED);
+        Self {
+            message: ready.map(|ready| ready.message.as_str()),
+            was_legacy: was(Reason::LegacyRegistered) || names_legacy,
+            taken_over,
+            contested: !asked
+                && taken_over
+                    .is_some_and(|taken| taken.contested == Some(true) && taken.generation == generation),
+            left,
+            // Verified, or verified until it was missed several times.
+            readable: verified.is_some_and(|verified| {
+                verified.status == "True" || verified.reason == Reason::UpstreamUnavailable.as_str()
+            }),
+        }
     }
 }
 
@@ -139,6 +189,15 @@ pub(super) fn build(
             facts.generation,
             facts.now,
         ));
+    }
+    let asked =
+        facts.requested_at.is_some() && facts.requested_at != old.last_handled_reconcile_at.as_deref();
+    if verdict.reason == Reason::WebhookContested {
+        status.taken_over = Some(contest::left(status.taken_over.take(), facts.generation));
+    } else if (asked || verdict.registered_now || verdict.verified == Verified::Yes)
+        && let Some(taken_over) = &mut status.taken_over
+    {
+        taken_over.contested = None;
     }
     if facts.requested_at.is_some() {
         status.last_handled_reconcile_at = facts.requested_at.map(ToOwned::to_owned);

@@ -70,7 +70,7 @@ impl Turnstile for Visit {
         let outage = match ended {
             Err(error) if error.is_outage() => Some(error),
             // It says nothing of the environment.
-            Err(_) | Ok(429) => return,
+            Err(_) | Ok(408 | 429) => return,
             Ok(_) => None,
         };
         self.gate

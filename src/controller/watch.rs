@@ -26,10 +26,6 @@ use crate::{
     cluster::{self, WatchBackoff},
 };
 
-/// Objects in one page of a list. Smaller than usual: with what fields were managed by whom a page takes several times
-/// its JSON for a moment, and a process keeps the room of its busiest moment.
-const LISTED_AT_ONCE: u32 = 100;
-
 /// A watch that is begun anew by itself; failures are told of and left out.
 fn follow<K>(
     context: Arc<Context>,
@@ -47,14 +43,14 @@ where
 {
     let api: Api<K> = scoped(&context.client, namespace);
     let namespace = namespace.map(ToOwned::to_owned);
-    watcher(api, config.page_size(LISTED_AT_ONCE))
+    watcher(api, config)
         .backoff(WatchBackoff::default())
         .filter_map(move |event| {
             let event = match event {
                 Ok(event) => {
                     // That a list begins is no word of the API server's.
                     if !matches!(event, Event::Init) {
-                        context.metrics.heard_of(kind);
+                        context.metrics.heard_of(kind, namespace.as_deref());
                     }
                     Some(event)
                 }
@@ -74,7 +70,7 @@ pub(super) async fn follow_channels(context: Arc<Context>, namespace: Option<Str
         context.clone(),
         namespace.as_deref(),
         "WhatsAppChannel",
-        watcher::Config::default(),
+        cluster::watch_config(),
     ));
     let mut listing: HashSet<ObjectKey> = HashSet::new();
     let mut first = true;
@@ -104,7 +100,7 @@ pub(super) async fn follow_secrets(context: Arc<Context>, namespace: Option<Stri
         context.clone(),
         namespace.as_deref(),
         "Secret",
-        watcher::Config::default().labels(&labelled()),
+        cluster::watch_config().labels(&labelled()),
     ));
     let mut listing: HashSet<ObjectKey> = HashSet::new();
     let mut first = true;
@@ -136,37 +132,38 @@ pub(super) async fn follow_secrets(context: Arc<Context>, namespace: Option<Stri
 }
 
 /// How many Secrets are read at once when the Kernel clients are looked through.
-const PAGE: u32 = 200;
+const PAGE: u32 = 100;
 
 /// Notes which Kernel client each channel has, so that one that comes later and shares it is told so. In pages: ten
 /// thousand reads one by one would be a storm at every start.
 pub(super) async fn read_clients(context: &Context) {
     for namespace in context.namespaces() {
         let secrets: Api<Secret> = scoped(&context.client, namespace.as_deref());
-        let mut parameters = ListParams::default().labels(&labelled()).limit(PAGE);
-        loop {
-            let page = match secrets.list(&parameters).await {
-                Ok(page) => page,
-                Err(error) => {
-                    tracing::warn!(
-                        namespace,
-                        error = cluster::error_class(&error),
-                        "can't look through the channels' Secrets: two that share a Kernel client may go unseen \
-                         until one of them changes"
-                    );
-                    break;
-                }
-            };
-            for secret in &page.items {
-                note_clients(context, secret);
-            }
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => parameters = parameters.continue_token(&token),
-                None => break,
-            }
+        let mut waits = WatchBackoff::default();
+        while let Err(error) = read_clients_of(context, &secrets).await {
+            tracing::warn!(
+                namespace,
+                error = cluster::error_class(&error),
+                "can't look through the channels' Secrets, to see which share a Kernel client; trying again"
+            );
+            tokio::time::sleep(waits.next().unwrap_or_default()).await;
         }
     }
     context.clients_known(true);
+}
+
+async fn read_clients_of(context: &Context, secrets: &Api<Secret>) -> Result<(), kube::Error> {
+    let mut parameters = ListParams::default().labels(&labelled()).limit(PAGE);
+    loop {
+        let page = secrets.list(&parameters).await?;
+        for secret in &page.items {
+            note_clients(context, secret);
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters = parameters.continue_token(&token),
+            None => return Ok(()),
+        }
+    }
 }
 
 fn note_clients(context: &Context, secret: &Secret) {

@@ -135,6 +135,7 @@ async fn pass(key: ObjectKey, context: Arc<Context>, watchdog: Arc<Watchdog>) {
         key: key.clone(),
         again: Again::After(AFTER_A_FAULT),
     };
+    let start = Instant::now();
     let resource = context.roster().resource(&key);
     under_way.again = match resource {
         None => Again::OnChange,
@@ -143,4 +144,8 @@ async fn pass(key: ObjectKey, context: Arc<Context>, watchdog: Arc<Watchdog>) {
             Err(error) => on_error(&key, &channel.uid().unwrap_or_default(), &error, &context),
         },
     };
+    context
+        .metrics
+        .reconcile_seconds
+        .observe(start.elapsed().as_secs_f64());
 }

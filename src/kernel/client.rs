@@ -54,6 +54,8 @@ struct SettingUrl<'a> {
 
 #[derive(Deserialize)]
 struct HeldSetting {
+    /// It must be there, though it may be null: an answer without it is no webhook setting, and says nothing of one.
+    #[serde(deserialize_with = "Option::deserialize")]
     webhooks: Option<HeldUrl>,
 }
 
@@ -71,6 +73,9 @@ struct Sent {
 struct SentMessage {
     id: String,
 }
+
+/// What an answer means.
+pub(super) type Judge<'a> = &'a (dyn Fn(&Answer) -> Result<(), KernelError> + Sync);
 
 impl Client {
     /// A client without tokens.
@@ -101,22 +106,17 @@ impl Client {
     /// # Errors
     /// What Kernel answers.
     pub async fn webhook(&self, request: &TokenRequest, url: &str) -> Result<ReadBack, KernelError> {
+        let build = |http: &reqwest::Client| http.get(url);
         let answer = self
-            .authorized(request, Operation::WebhookGet, &new_correlator(), |http| {
-                http.get(url)
-            })
+            .authorized(
+                request,
+                Operation::WebhookGet,
+                &new_correlator(),
+                build,
+                &|answer| read_back(answer).map(drop),
+            )
             .await?;
-        if contract::NO_READ_BACK.contains(&answer.status) {
-            return Ok(ReadBack::Unsupported);
-        }
-        if answer.status == 204 {
-            return Ok(ReadBack::Empty);
-        }
-        if answer.status != 200 {
-            return Err(answer.error());
-        }
-        let held = held_url(&answer.body)?;
-        Ok(held.map_or(ReadBack::Empty, ReadBack::Url))
+        read_back(&answer)
     }
 
     /// Sets the webhook. An answer that names another URL is an error: somebody would not be called.
@@ -134,23 +134,12 @@ impl Client {
                 url: to.expose_secret(),
             },
         };
+        let build = |http: &reqwest::Client| http.patch(url).json(&body);
+        let was_set = |answer: &Answer| was_set(answer, to);
         let answer = self
-            .authorized(request, Operation::WebhookSet, &new_correlator(), |http| {
-                http.patch(url).json(&body)
-            })
+            .authorized(request, Operation::WebhookSet, &new_correlator(), build, &was_set)
             .await?;
-        if !contract::SET_STATUSES.contains(&answer.status) {
-            return Err(answer.error());
-        }
-        if answer.body.is_empty() {
-            return Ok(());
-        }
-        match held_url(&answer.body)? {
-            Some(named) if !same_target(named.expose_secret(), to.expose_secret()) => Err(
-                KernelError::InvalidResponse("it names another webhook than the one that was set"),
-            ),
-            _ => Ok(()),
-        }
+        was_set(&answer)
     }
 
     /// Sends one message and returns WhatsApp's id of it, where the answer tells it: a message that was taken is not
@@ -165,10 +154,9 @@ impl Client {
         correlator: &str,
         message: &OutboundMessage,
     ) -> Result<Option<String>, KernelError> {
+        let build = |http: &reqwest::Client| http.post(url).json(message);
         let answer = self
-            .authorized(request, Operation::Send, correlator, |http| {
-                http.post(url).json(message)
-            })
+            .authorized(request, Operation::Send, correlator, build, &|_| Ok(()))
             .await?;
         match answer.status {
             200..=299 => {
@@ -177,12 +165,7 @@ impl Client {
                     .and_then(|sent| sent.messages.into_iter().next())
                     .map(|message| message.id))
             }
-            // What is wrong with the way, not with the message: a path that is a guess, a conflict of the moment.
-            status @ (404 | 405 | 409 | 410 | 425) => Err(KernelError::Unavailable {
-                status,
-                retry_after: None,
-            }),
-            _ => Err(answer.error()),
+            _ => Err(answer.error_on_the_way()),
         }
     }
 
@@ -193,11 +176,12 @@ impl Client {
         operation: Operation,
         correlator: &str,
         build: impl Fn(&reqwest::Client) -> RequestBuilder,
+        judge: Judge<'_>,
     ) -> Result<Answer, KernelError> {
         for _ in 0..2 {
             let token = self.tokens.get(self, request).await?;
             let call = build(&self.http).bearer_auth(token.expose());
-            let answer = self.call(call, request, operation, correlator).await?;
+            let answer = self.call(call, request, operation, correlator, judge).await?;
             if answer.status != 401 {
                 return Ok(answer);
             }
@@ -206,13 +190,15 @@ impl Client {
         Err(KernelError::Unauthorized)
     }
 
-    /// Makes one call when it is its turn and reads its answer, within bounds.
+    /// Makes one call when it is its turn and reads its answer, within bounds. `judge` says what the answer means, for the
+    /// turnstile.
     pub(super) async fn call(
         &self,
         call: RequestBuilder,
         request: &TokenRequest,
         operation: Operation,
         correlator: &str,
+        judge: Judge<'_>,
     ) -> Result<Answer, KernelError> {
         let Some(turnstile) = &request.turnstile else {
             return self.make(call, request.timeout, operation, correlator).await;
@@ -228,10 +214,10 @@ impl Client {
         drop(turn.place);
         // What an answer means for its caller is decided elsewhere; that the server fails is the same for all.
         match &result {
-            Ok(answer) if answer.status >= 500 && !contract::NO_READ_BACK.contains(&answer.status) => {
-                turnstile.left(operation, Err(&answer.error()), took);
-            }
-            Ok(answer) => turnstile.left(operation, Ok(answer.status), took),
+            Ok(answer) => match judge(answer) {
+                Err(error) if error.is_outage() => turnstile.left(operation, Err(&error), took),
+                _ => turnstile.left(operation, Ok(answer.status), took),
+            },
             Err(error) => turnstile.left(operation, Err(error), took),
         }
         result
@@ -281,6 +267,18 @@ impl Client {
 }
 
 impl Answer {
+    /// What a status that is no success means where it may be the way that is wrong, not what was sent: a path that is a
+    /// guess, a gateway that is being set up, a conflict of the moment.
+    fn error_on_the_way(&self) -> KernelError {
+        match self.status {
+            status @ (404 | 405 | 409 | 410 | 425) => KernelError::Unavailable {
+                status,
+                retry_after: http::retry_after(&self.headers, Timestamp::now()),
+            },
+            _ => self.error(),
+        }
+    }
+
     /// What a status that is no success means.
     pub(super) fn error(&self) -> KernelError {
         let retry_after = || http::retry_after(&self.headers, Timestamp::now());
@@ -303,6 +301,34 @@ impl Answer {
 /// A correlator for a call that stands for itself.
 pub(super) fn new_correlator() -> String {
     Uuid::new_v4().to_string()
+}
+
+/// What an answer says of the webhook that Kernel holds.
+fn read_back(answer: &Answer) -> Result<ReadBack, KernelError> {
+    if contract::NO_READ_BACK.contains(&answer.status) {
+        return Ok(ReadBack::Unsupported);
+    }
+    match answer.status {
+        204 => Ok(ReadBack::Empty),
+        200 => Ok(held_url(&answer.body)?.map_or(ReadBack::Empty, ReadBack::Url)),
+        _ => Err(answer.error()),
+    }
+}
+
+/// Whether an answer says that this webhook was set.
+fn was_set(answer: &Answer, to: &SecretString) -> Result<(), KernelError> {
+    if !contract::SET_STATUSES.contains(&answer.status) {
+        return Err(answer.error_on_the_way());
+    }
+    if answer.body.is_empty() {
+        return Ok(());
+    }
+    match held_url(&answer.body)? {
+        Some(named) if !same_target(named.expose_secret(), to.expose_secret()) => Err(
+            KernelError::InvalidResponse("it names another webhook than the one that was set"),
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn held_url(body: &[u8]) -> Result<Option<SecretString>, KernelError> {

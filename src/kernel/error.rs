@@ -16,6 +16,9 @@ pub enum KernelError {
     /// The API does not take a token that was fetched a moment ago.
     #[error("Kernel's API rejects a token that its auth server has just issued")]
     Unauthorized,
+    /// The webhook could be read before and can't be now, as if there were no such endpoint.
+    #[error("Kernel's webhook can't be read back now, as it could before")]
+    NotReadable,
     /// 403: the client may not do this.
     #[error("Kernel says that this client may not do this (403)")]
     PermissionDenied,
@@ -62,11 +65,15 @@ impl KernelError {
         match self {
             Self::CredentialsRejected => Reason::CredentialsRejected,
             Self::ScopeNotGranted(_) => Reason::ScopeNotGranted,
-            Self::Unauthorized | Self::PermissionDenied => Reason::PermissionDenied,
+            Self::PermissionDenied => Reason::PermissionDenied,
             Self::RateLimited { .. } => Reason::RateLimited,
-            Self::Unavailable { .. } | Self::Unreachable | Self::Interrupted | Self::StoodDown => {
-                Reason::UpstreamUnavailable
-            }
+            // Its two halves do not know each other, for now: the client is not at fault.
+            Self::Unauthorized
+            | Self::NotReadable
+            | Self::Unavailable { .. }
+            | Self::Unreachable
+            | Self::Interrupted
+            | Self::StoodDown => Reason::UpstreamUnavailable,
             Self::TimedOut => Reason::UpstreamTimeout,
             Self::Refused { .. } | Self::InvalidResponse(_) => Reason::InvalidResponse,
         }
@@ -77,6 +84,8 @@ impl KernelError {
         matches!(
             self,
             Self::RateLimited { .. }
+                | Self::Unauthorized
+                | Self::NotReadable
                 | Self::Unavailable { .. }
                 | Self::Unreachable
                 | Self::Interrupted
@@ -86,11 +95,17 @@ impl KernelError {
         )
     }
 
-    /// Whether it speaks of the whole environment, not of one client: nobody's calls get through.
+    /// Whether it may speak of the whole environment, not of one client: nobody's calls get through. (A page that says
+    /// "maintenance" with a 200 is no better than a 503.)
     pub fn is_outage(&self) -> bool {
         matches!(
             self,
-            Self::Unavailable { .. } | Self::Unreachable | Self::Interrupted | Self::TimedOut
+            Self::NotReadable
+                | Self::Unavailable { .. }
+                | Self::Unreachable
+                | Self::Interrupted
+                | Self::TimedOut
+                | Self::InvalidResponse(_)
         )
     }
 
@@ -124,6 +139,7 @@ impl KernelError {
             Self::CredentialsRejected => "credentials_rejected",
             Self::ScopeNotGranted(_) => "scope_not_granted",
             Self::Unauthorized => "unauthorized",
+            Self::NotReadable => "not_readable",
             Self::PermissionDenied => "permission_denied",
             Self::RateLimited { .. } => "rate_limited",
             Self::Unavailable { .. } => "unavailable",

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{
     Client, KernelError,
-    client::new_correlator,
+    client::{Answer, new_correlator},
     contract,
     turnstile::{Operation, Turnstile},
 };
@@ -65,8 +65,9 @@ struct Slot {
     failed: Option<(KernelError, Instant)>,
 }
 
-/// How many tokens are kept before those that have ended are thrown out.
-const SWEEP_AT: usize = 4096;
+/// How many tokens are kept: with more channels than that, those whose end is nearest are thrown out and fetched again
+/// when they are needed.
+const KEPT: usize = 4096;
 
 /// The tokens of all channels.
 #[derive(Default)]
@@ -74,12 +75,7 @@ pub struct Tokens {
     slots: Mutex<Slots>,
 }
 
-#[derive(Default)]
-struct Slots {
-    by_key: HashMap<[u8; 32], Arc<tokio::sync::Mutex<Slot>>>,
-    /// How many there are when those that have ended are thrown out next.
-    sweep_at: usize,
-}
+type Slots = HashMap<[u8; 32], Arc<tokio::sync::Mutex<Slot>>>;
 
 #[derive(Deserialize)]
 struct Granted {
@@ -100,20 +96,13 @@ impl Tokens {
     fn slot(&self, request: &TokenRequest) -> Arc<tokio::sync::Mutex<Slot>> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let key = request.key();
-        if let Some(slot) = slots.by_key.get(&key) {
+        if let Some(slot) = slots.get(&key) {
             return slot.clone();
         }
-        if slots.by_key.len() >= slots.sweep_at.max(SWEEP_AT) {
-            let now = Instant::now();
-            slots.by_key.retain(|_, slot| {
-                Arc::strong_count(slot) > 1
-                    || slot
-                        .try_lock()
-                        .is_ok_and(|slot| slot.held.as_ref().is_some_and(|(_, until)| *until > now))
-            });
-            slots.sweep_at = slots.by_key.len() * 2;
+        if slots.len() >= KEPT {
+            make_room(&mut slots);
         }
-        slots.by_key.entry(key).or_default().clone()
+        slots.entry(key).or_default().clone()
     }
 
     /// The token for this request: the one that is kept, or a new one. Callers at the same time share one fetch.
@@ -166,6 +155,23 @@ impl Tokens {
     }
 }
 
+/// Throws out a quarter of the slots: those without a token, then those whose token ends soonest. Who is in the middle
+/// of using one keeps it.
+fn make_room(slots: &mut Slots) {
+    let mut idle: Vec<(Option<Instant>, [u8; 32])> = slots
+        .iter()
+        .filter(|(_, slot)| Arc::strong_count(slot) == 1)
+        .filter_map(|(key, slot)| {
+            let until = slot.try_lock().ok()?.held.as_ref().map(|(_, until)| *until);
+            Some((until, *key))
+        })
+        .collect();
+    idle.sort_unstable();
+    for (_, key) in idle.iter().take(KEPT / 4) {
+        slots.remove(key);
+    }
+}
+
 impl TokenRequest {
     fn key(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
@@ -202,17 +208,19 @@ async fn fetch(client: &Client, request: &TokenRequest) -> Result<(AccessToken, 
             Some(request.credentials.secret.expose_secret()),
         )
         .form(&form);
-    let answer = client
-        .call(call, request, Operation::Token, &new_correlator())
-        .await?;
-    match answer.status {
+    let issued = |answer: &Answer| match answer.status {
         200 => granted(&answer.body, &request.scopes),
         400 | 401 => Err(refused(answer.status, &answer.body, &request.scopes)),
         _ => Err(match answer.error() {
             KernelError::Refused { .. } => refused(answer.status, &answer.body, &request.scopes),
             error => error,
         }),
-    }
+    };
+    let judge = |answer: &Answer| issued(answer).map(drop);
+    let answer = client
+        .call(call, request, Operation::Token, &new_correlator(), &judge)
+        .await?;
+    issued(&answer)
 }
 
 fn granted(body: &[u8], asked: &[String]) -> Result<(AccessToken, Duration), KernelError> {

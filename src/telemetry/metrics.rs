@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry as Inner,
 };
 
-use crate::kernel::KernelError;
+use crate::{cluster::Watches, kernel::KernelError};
 
 /// The metrics of one process, as a page.
 #[derive(Clone)]
@@ -56,8 +56,8 @@ pub struct BridgeMetrics {
     pub pending: Gauge,
     /// Bytes of the journal on disk.
     pub journal_bytes: Gauge,
-    /// Whether the watch on the resources is connected (1) or the last known routes are served (0).
-    pub watch_connected: Gauge,
+    /// Whether the watches stand.
+    pub watches: WatchMetrics,
     /// How the configuration's file is followed.
     pub config: ConfigMetrics,
 }
@@ -72,7 +72,8 @@ pub struct ControllerMetrics {
     pub status_writes: Counter,
     /// Deletions that left Kernel's webhook behind.
     pub cleanups_skipped: Counter,
-    reconcile_seconds: Histogram,
+    /// The time of each reconciliation, however it ended.
+    pub reconcile_seconds: Histogram,
     environment_up: Family<BySide, Gauge>,
     waiting: Family<ByEnvironment, Gauge>,
     /// Channels that are due and wait for a place.
@@ -80,7 +81,45 @@ pub struct ControllerMetrics {
     config: ConfigMetrics,
     /// Whether this process leads.
     pub leader: Gauge,
-    last_event: Family<ByKind, Gauge>,
+    last_event: Family<ByWatch, Gauge>,
+    /// Whether the watches stand.
+    pub watches: WatchMetrics,
+}
+
+/// Whether the watches of the API server stand; both roles have these.
+#[derive(Clone, Default)]
+pub struct WatchMetrics {
+    connected: Family<ByWatch, Gauge>,
+}
+
+impl WatchMetrics {
+    fn register(&self, inner: &mut Inner) {
+        inner.register(
+            "watch_connected",
+            "1: the API server tells of these objects; 0: what was known last is gone by",
+            self.connected.clone(),
+        );
+    }
+
+    /// Shows how the watches are now.
+    pub fn show(&self, watches: &Watches) {
+        for (watched, stands) in watches.each() {
+            let labels = ByWatch {
+                kind: kind(&watched.plural),
+                namespace: watched.namespace,
+            };
+            self.connected.get_or_create(&labels).set(i64::from(stands));
+        }
+    }
+}
+
+/// The kind of what a path names.
+fn kind(plural: &str) -> &'static str {
+    match plural {
+        "whatsappchannels" => "WhatsAppChannel",
+        "secrets" => "Secret",
+        _ => "other",
+    }
 }
 
 /// How the configuration's file is followed; both roles have these.
@@ -102,10 +141,11 @@ pub struct OfOperation {
     operation: &'static str,
 }
 
-/// A kind of object that is watched.
+/// A kind of object that is watched in a namespace; none named for the whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ByKind {
+pub struct ByWatch {
     kind: &'static str,
+    namespace: String,
 }
 
 /// An environment of the configuration.
@@ -190,7 +230,7 @@ impl BridgeMetrics {
             routes: Gauge::default(),
             pending: Gauge::default(),
             journal_bytes: Gauge::default(),
-            watch_connected: Gauge::default(),
+            watches: WatchMetrics::default(),
             config: ConfigMetrics::default(),
         };
         let mut inner = registry();
@@ -221,11 +261,7 @@ impl BridgeMetrics {
             m.pending,
         );
         inner.register("journal_bytes", "Size of the journal on disk", m.journal_bytes);
-        inner.register(
-            "watch_connected",
-            "1: the resources are watched; 0: last known routes",
-            m.watch_connected,
-        );
+        m.watches.register(&mut inner);
         m.config.register(&mut inner);
         (metrics, Registry(Arc::new(inner)))
     }
@@ -299,6 +335,7 @@ impl ControllerMetrics {
             config: ConfigMetrics::default(),
             leader: Gauge::default(),
             last_event: Family::default(),
+            watches: WatchMetrics::default(),
         };
         let mut inner = registry();
         let m = metrics.clone();
@@ -326,7 +363,7 @@ impl ControllerMetrics {
         inner.register(
             "reconcile_duration_seconds",
             "Time of one reconciliation",
-            m.reconcile_seconds,
+            m.reconcile_seconds.clone(),
         );
         inner.register(
             "environment_up",
@@ -350,6 +387,7 @@ impl ControllerMetrics {
             "When the API server last told of an object of this kind, in seconds since 1970",
             m.last_event,
         );
+        m.watches.register(&mut inner);
         inner.register_collector(channels);
         (metrics, Registry(Arc::new(inner)))
     }
@@ -384,16 +422,19 @@ impl ControllerMetrics {
         self.waiting.clear();
     }
 
-    /// The API server told of an object of this kind.
-    pub fn heard_of(&self, kind: &'static str) {
+    /// The API server told of an object of this kind; `None` where the whole cluster is watched.
+    pub fn heard_of(&self, kind: &'static str, namespace: Option<&str>) {
+        let labels = ByWatch {
+            kind,
+            namespace: namespace.unwrap_or_default().to_owned(),
+        };
         let now = jiff::Timestamp::now().as_second();
-        self.last_event.get_or_create(&ByKind { kind }).set(now);
+        self.last_event.get_or_create(&labels).set(now);
     }
 
     /// A reconciliation ended.
-    pub fn reconciled(&self, reason: &'static str, seconds: f64) {
+    pub fn reconciled(&self, reason: &'static str) {
         self.reconciles.get_or_create(&ByResult { reason }).inc();
-        self.reconcile_seconds.observe(seconds);
     }
 
     /// A call to Kernel ended.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client, api::PostParams};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Settings,
     decide::{Answer, Election, Step, Uptime},
+    leadership::Publish,
 };
 use crate::cluster::error_class;
 
@@ -28,7 +29,7 @@ pub struct Stop {
 ///
 /// No request lasts longer than the retry period, nor than the claim. An error neither ends a claim at once nor
 /// extends it. On the way out the Lease is released if it is still ours; that takes at most the renew deadline.
-pub async fn run(client: Client, settings: Settings, publish: watch::Sender<Option<Instant>>, stop: Stop) {
+pub async fn run(client: Client, settings: Settings, publish: Publish, stop: Stop) {
     let mut runner = Runner {
         leases: Api::namespaced(client, &settings.namespace),
         election: Election::new(settings.clone()),
@@ -58,7 +59,7 @@ struct Runner {
     leases: Api<Lease>,
     settings: Settings,
     election: Election,
-    publish: watch::Sender<Option<Instant>>,
+    publish: Publish,
     origin: Instant,
     told: Told,
 }
@@ -137,8 +138,7 @@ impl Runner {
     fn tell(&mut self) {
         let claim = self.claim();
         let end = claim.map(|end| self.origin + end);
-        self.publish
-            .send_if_modified(|published| std::mem::replace(published, end) != end);
+        self.publish.claim(end);
         let (identity, holder) = (&self.settings.identity, self.election.holder());
         match (self.told.leading, claim.is_some()) {
             (false, true) => tracing::info!(identity, "leading"),
@@ -155,7 +155,7 @@ impl Runner {
     /// Ends our claim, then lets the others know.
     async fn resign(&mut self) {
         self.election.resign();
-        self.publish.send_replace(None);
+        self.publish.claim(None);
         if std::mem::take(&mut self.told.leading) {
             tracing::info!(identity = self.settings.identity, "leads no longer: stopping");
         }
