@@ -27,3 +27,4 @@ pub mod telemetry;
 pub mod validate;
 pub mod whatsapp;
 mod words;
+mod yaml;

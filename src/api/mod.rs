@@ -21,7 +21,7 @@ pub use duration::{InvalidDuration, Period};
 pub use effective::{ChannelDefaults, Effective, KernelDefaults};
 pub use ids::{ChannelId, InvalidChannelId};
 pub use settings::{Setting, Source, settings, settings_yaml, yaml_scalar};
-pub use status::{Condition, TakenOver, WebhookKeyStatus, WhatsAppChannelStatus};
+pub use status::{Condition, LeftAlone, TakenOver, WebhookKeyStatus, WhatsAppChannelStatus};
 
 /// The API group of the resource.
 pub const GROUP: &str = "channels.auracognitive.com";

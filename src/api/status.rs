@@ -37,6 +37,10 @@ pub struct WhatsAppChannelStatus {
     /// How often another party's webhook was replaced: the memory that keeps two parties from fighting for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_over: Option<TakenOver>,
+    /// Another party's webhook was found and left where it was. It stays so, whatever fails meanwhile, until Kernel holds
+    /// ours again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_alone: Option<LeftAlone>,
     /// The last value of the channels.auracognitive.com/requestedAt annotation that was acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
@@ -63,6 +67,17 @@ pub struct WebhookKeyStatus {
     pub previous_until: Option<Time>,
 }
 
+/// That another party's webhook was left where it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftAlone {
+    /// The generation of the spec that it was left for.
+    pub generation: i64,
+    /// Why: WebhookForeign or WebhookContested.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+}
+
 /// How often another party's webhook was replaced by ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -73,8 +88,4 @@ pub struct TakenOver {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub put_back_at: Vec<Time>,
-    /// The webhook was left to the other party for this generation. It stays so, whatever fails meanwhile, until the
-    /// spec changes, somebody asks for a look, or Kernel holds ours again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub contested: Option<bool>,
 }

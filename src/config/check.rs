@@ -134,6 +134,16 @@ fn environment_problems(path: &str, environment: &Environment, problems: &mut Ve
         problems,
     );
     if let Some(legacy) = &environment.legacy_callback {
+        match (legacy.url.contains("{apikey}"), &legacy.api_key_secret_ref) {
+            (true, None) => problems.push(format!(
+                "{path}.legacyCallback.apiKeySecretRef: the url has an {{apikey}}: name the Secret that holds it, or the \
+                 system before would be called without one"
+            )),
+            (false, Some(_)) => problems.push(format!(
+                "{path}.legacyCallback.apiKeySecretRef: the url has no {{apikey}} that it could fill in"
+            )),
+            _ => {}
+        }
         let filled = legacy.url.replace("{apikey}", "x").replace("{channelId}", "x");
         match Url::parse(&filled) {
             Ok(url) => scheme(

@@ -19,6 +19,7 @@ pub use self::credential::{Credential, CredentialError, CredentialSource};
 use crate::{
     api::{ApiVersion, ChannelDefaults, KeyRef, Period, WebhookMode, WhatsAppChannelSpec},
     kernel::contract,
+    yaml::{self, Position},
 };
 
 /// The whole file.
@@ -222,13 +223,25 @@ pub enum ConfigError {
         reason: String,
     },
     /// It parses, but it can't be meant.
-    #[error("{path}: {}", problems.join("; "))]
+    #[error("{path}: {}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Invalid {
         /// The file.
         path: String,
-        /// Each problem, with the path of its field.
-        problems: Vec<String>,
+        /// Each problem.
+        problems: Vec<Problem>,
     },
+}
+
+/// What can't be meant in a configuration that parses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {}: {field}: {message}", at.line)]
+pub struct Problem {
+    /// Where the field stands, or what it would stand in.
+    pub at: Position,
+    /// The field, its keys joined by dots.
+    pub field: String,
+    /// What to write.
+    pub message: String,
 }
 
 impl Installation {
@@ -258,9 +271,19 @@ impl Installation {
         if problems.is_empty() {
             Ok(installation)
         } else {
+            let (documents, _) = yaml::parse(text);
+            let root = documents.first().map(|document| &document.root);
+            let problems = problems.iter().map(|problem| {
+                let (field, message) = problem.split_once(": ").unwrap_or(("", problem));
+                Problem {
+                    at: root.map(|root| root.place(field)).unwrap_or_default(),
+                    field: field.to_owned(),
+                    message: message.to_owned(),
+                }
+            });
             Err(ConfigError::Invalid {
                 path: name.to_owned(),
-                problems,
+                problems: problems.collect(),
             })
         }
     }
@@ -479,6 +502,29 @@ environments:
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(field), "{from} -> {to}: {error}");
+            assert!(error.contains("line "), "{from} -> {to}: {error}");
         }
+    }
+
+    #[test]
+    fn each_problem_is_told_with_the_line_of_its_field_or_of_what_it_is_missing_in() {
+        let text = GOOD.replace("https://svc-es-pro", "http://svc-es-pro").replace(
+            "    publicUrl",
+            "    legacyCallback:\n      url: https://old/?apikey={apikey}\n    publicUrl",
+        );
+        let Err(ConfigError::Invalid { problems, .. }) = Installation::parse(&text, "c") else {
+            panic!("two problems expected");
+        };
+        let told: Vec<_> = problems
+            .iter()
+            .map(|problem| (problem.at.line, problem.field.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (7, "environments.es-pro.publicUrl"),
+                (5, "environments.es-pro.legacyCallback.apiKeySecretRef")
+            ]
+        );
     }
 }

@@ -50,18 +50,6 @@ pub(super) fn replaced(history: Option<&TakenOver>, generation: i64, now: Timest
     TakenOver {
         generation,
         put_back_at,
-        contested: None,
-    }
-}
-
-/// The history once the webhook is left to the other side for this generation of the spec.
-pub(super) fn left(history: Option<TakenOver>, generation: i64) -> TakenOver {
-    TakenOver {
-        contested: Some(true),
-        generation,
-        ..history
-            .filter(|history| history.generation == generation)
-            .unwrap_or_default()
     }
 }
 

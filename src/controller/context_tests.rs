@@ -71,3 +71,60 @@ async fn many_channels_that_share_a_client_wake_each_other_no_more_often_than_th
         );
     }
 }
+
+fn shared(context: &Context, name: &str, id: u8, created: &str) -> ObjectKey {
+    let mut spec = WhatsAppChannelSpec::example();
+    spec.channel_id = ChannelId::from_bytes([id; 16]).to_string();
+    spec.kernel.credentials_secret_ref.name = name.to_owned();
+    let mut channel = WhatsAppChannel::new(name, spec);
+    channel.metadata.namespace = Some("n".into());
+    channel.metadata.uid = Some(format!("uid-{name}"));
+    channel.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+        created.parse().unwrap(),
+    ));
+    let key = context.seen(channel).unwrap();
+    context.roster().secret(&ObjectKey::new("n", name), Some("1"));
+    key
+}
+
+/// A client is held by the oldest that has it in its Secret, holds its own channel, and is there.
+#[tokio::test]
+async fn a_client_is_held_by_the_oldest_that_uses_it_now() {
+    let context = context(true);
+    let old = shared(&context, "old", 1, "2026-11-22T10:00:00Z");
+    let young = shared(&context, "young", 2, "2026-11-22T11:00:00Z");
+    let holder = |key| context.client_holder(key).map(|claim| claim.name);
+    context.uses_client(&young, 7);
+    assert_eq!(holder(&young), None);
+    context.uses_client(&old, 7);
+    assert_eq!(
+        holder(&young).as_deref(),
+        Some("old"),
+        "although it came later to it"
+    );
+    assert!(context.shares_client(&old) && context.shares_client(&young));
+
+    context.roster().secret(&ObjectKey::new("n", "old"), None);
+    assert_eq!(holder(&young), None, "its Secret is gone");
+    context.roster().secret(&ObjectKey::new("n", "old"), Some("2"));
+    context.uses_client(&old, 7);
+    assert_eq!(holder(&young).as_deref(), Some("old"));
+
+    // It yields its own channel to an older one: it registers nothing.
+    shared(&context, "oldest", 1, "2026-11-22T09:00:00Z");
+    assert_eq!(holder(&young), None);
+}
+
+#[tokio::test]
+async fn those_that_share_a_webhook_that_was_cleared_look_at_it_at_once() {
+    let context = context(true);
+    let gone = shared(&context, "gone", 1, "2026-11-22T10:00:00Z");
+    let heir = shared(&context, "heir", 1, "2026-11-22T11:00:00Z");
+    while let Some(key) = context.work.next() {
+        context.work.done(&key, Again::OnChange);
+    }
+    context.look_at_rivals(&gone, ChannelId::from_bytes([1; 16]));
+    assert_eq!(context.work.next(), Some(heir));
+    assert_eq!(context.work.next(), None);
+    assert!(context.memories.of("uid-heir").look_at_once);
+}

@@ -39,6 +39,8 @@ pub(super) struct Observed<'a> {
     pub fresh: bool,
     /// How much of what Kernel would be told it was told before, whenever that was.
     pub stands: Stands,
+    /// Kernel was told just this once, whatever has failed since: what it holds instead, somebody else has set.
+    pub told: bool,
     /// How many looks at Kernel failed in a row since it was verified.
     pub misses: u32,
     /// What the status said before this pass.
@@ -69,16 +71,27 @@ pub(super) enum Stands {
 pub(super) struct Before<'a> {
     /// The message of the Ready condition.
     pub message: Option<&'a str>,
+    /// Its reason.
+    pub reason: Option<&'a str>,
     /// The callback of the system before was registered by us.
     pub was_legacy: bool,
     /// How often another party's webhook was replaced.
     pub taken_over: Option<&'a TakenOver>,
     /// It was left to the other side for this generation, and nobody has asked for another look.
     pub contested: bool,
-    /// Another party's webhook was found and left, for this reason; and whether for this generation of the spec.
-    pub left: Option<(Reason, bool)>,
+    /// Another party's webhook was found and left where it was.
+    pub left: Option<Left>,
     /// Kernel could be read back.
     pub readable: bool,
+}
+
+/// That another party's webhook was left where it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    /// `WebhookForeign` or `WebhookContested`.
+    pub reason: Reason,
+    /// It was for this generation of the spec.
+    pub same_generation: bool,
 }
 
 /// Whether the bridge can know the key that Kernel would be told. A derived key proves itself; one issued elsewhere,
@@ -285,8 +298,8 @@ impl Observed<'_> {
 
     /// Why another party's webhook was left where it was, if that still holds as far as is known.
     fn left(&self) -> Option<Reason> {
-        let (reason, same_generation) = self.before.left?;
-        (same_generation || self.effective.existing == Existing::Refuse).then_some(reason)
+        let left = self.before.left?;
+        (left.same_generation || self.effective.existing == Existing::Refuse).then_some(left.reason)
     }
 }
 
@@ -304,7 +317,7 @@ enum Set {
 fn ruling(seen: &Observed<'_>, held: &Held) -> Result<Set, Verdict> {
     let rival = match held {
         Held::Current { key_seen } => {
-            return Ok(if *key_seen || seen.registered() {
+            return Ok(if *key_seen || seen.told {
                 Set::Nothing
             } else {
                 Set::Ours
@@ -312,7 +325,7 @@ fn ruling(seen: &Observed<'_>, held: &Held) -> Result<Set, Verdict> {
         }
         // What can't be looked at is set whenever a look is due: on change, on request, and once a day.
         Held::Unsupported => return Ok(Set::Ours),
-        Held::Outdated | Held::Empty if !seen.registered() && !seen.before.contested => return Ok(Set::Ours),
+        Held::Outdated | Held::Empty if !seen.told && !seen.before.contested => return Ok(Set::Ours),
         Held::Legacy { .. } if seen.before.was_legacy => return Ok(Set::Ours),
         // We had set just this and it is another now: somebody else sets it too, an installation with another key, say.
         Held::Outdated => "the same address with another key".to_owned(),
@@ -496,8 +509,12 @@ fn failed(seen: &Observed<'_>, error: &KernelError) -> Verdict {
     // That a look is refused says nothing of what it would have shown.
     let looked_in_vain = matches!(seen.held, Some(Err(KernelError::Refused { .. })));
     let passing = error.is_transient() || looked_in_vain;
-    if let (Some(reason), Some(message), true, None) = (seen.left(), seen.before.message, passing, &seen.set)
-    {
+    if let (Some(reason), true, None) = (seen.left(), passing, &seen.set) {
+        let message = seen
+            .before
+            .message
+            .filter(|_| seen.before.reason == Some(reason.as_str()))
+            .unwrap_or("another party's webhook was left where it was; Kernel could not be looked at since");
         return Verdict {
             authenticated,
             next,

@@ -9,7 +9,7 @@ fn effective(change: impl FnOnce(&mut Effective)) -> Effective {
     effective
 }
 
-fn seen(effective: &Effective) -> Observed<'_> {
+pub(super) fn seen(effective: &Effective) -> Observed<'_> {
     Observed {
         leading: true,
         now: "2026-11-22T10:00:00Z".parse().unwrap(),
@@ -23,6 +23,7 @@ fn seen(effective: &Effective) -> Observed<'_> {
         client_holder: None,
         fresh: false,
         stands: Stands::Nothing,
+        told: false,
         misses: 0,
         before: Before::default(),
         announced: Announced::Known,
@@ -108,6 +109,7 @@ fn a_masked_key_is_set_once_and_then_believed() {
     let mut masked = looked(&effective, Held::Current { key_seen: false });
     assert_eq!(decide(&masked), Step::SetWebhook);
     masked.stands = Stands::Wholly;
+    masked.told = true;
     assert_eq!(verdict(&masked).reason, Reason::Succeeded);
 }
 
@@ -117,6 +119,7 @@ fn a_fresh_channel_costs_no_call() {
     let fresh = Observed {
         fresh: true,
         stands: Stands::Wholly,
+        told: true,
         secret: Some(Ok(())),
         ..seen(&effective)
     };
@@ -157,6 +160,7 @@ fn without_read_back_the_webhook_is_set_whenever_a_look_is_due_and_not_in_betwee
     let effective = effective(|_| {});
     let mut blind = Observed {
         stands: Stands::Wholly,
+        told: true,
         ..looked(&effective, Held::Unsupported)
     };
     assert_eq!(decide(&blind), Step::SetWebhook);
@@ -180,6 +184,7 @@ fn observe_says_what_the_last_look_saw_until_the_next_one() {
     let fresh = Observed {
         fresh: true,
         stands: Stands::Wholly,
+        told: true,
         secret: Some(Ok(())),
         before: Before {
             message: Some(&before),
@@ -241,6 +246,7 @@ fn a_kernel_outage_fails_a_new_channel_and_leaves_a_verified_one_ready() {
         );
         let known = Observed {
             stands: Stands::Wholly,
+            told: true,
             ..new
         };
         assert_eq!(
@@ -272,6 +278,7 @@ fn what_only_a_person_can_mend_stalls_even_a_verified_channel() {
             secret: Some(Ok(())),
             token: Some(Err(error.clone())),
             stands: Stands::Wholly,
+            told: true,
             ..seen(&effective)
         };
         let verdict = verdict(&seen);
@@ -298,6 +305,7 @@ fn after_its_own_effects_nothing_is_left_to_do() {
         };
         let again = Observed {
             stands: Stands::Wholly,
+            told: true,
             ..looked(&effective, after)
         };
         assert!(!verdict(&again).registered_now, "{held:?}");
@@ -421,6 +429,7 @@ fn a_webhook_that_somebody_keeps_changing_is_put_back_a_few_times_and_then_left(
             ..Before::default()
         },
         stands: Stands::Wholly,
+        told: true,
         ..looked(&take, Held::Current { key_seen: true })
     };
     assert_eq!(verdict(&ours).reason, Reason::Succeeded);
@@ -431,6 +440,7 @@ fn another_installation_with_our_address_is_a_rival_as_well() {
     let refuse = effective(|_| {});
     let registered = |held| Observed {
         stands: Stands::Wholly,
+        told: true,
         ..looked(&refuse, held)
     };
     for held in [Held::Outdated, Held::Empty] {
@@ -441,7 +451,6 @@ fn another_installation_with_our_address_is_a_rival_as_well() {
         let often = TakenOver {
             generation: 1,
             put_back_at: vec![k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(seen.now); 3],
-            ..TakenOver::default()
         };
         let mut seen = registered(held);
         seen.before.taken_over = Some(&often);
@@ -527,6 +536,7 @@ fn a_hold_stops_changes_and_turns_nobody_red() {
     assert_eq!(verdict(&held).next, Next::In(left), "it ends by itself");
     let registered = Observed {
         stands: Stands::Wholly,
+        told: true,
         ..held
     };
     assert_eq!(
@@ -576,6 +586,7 @@ fn what_could_be_read_and_cannot_now_is_not_set_blindly() {
     let effective = effective(|effective| effective.on_delete = OnDelete::Clear);
     let looked = Observed {
         stands: Stands::Wholly,
+        told: true,
         before: Before {
             readable: true,
             ..Before::default()
@@ -617,12 +628,16 @@ fn a_deletion_clears_blindly_only_what_we_are_known_to_have_set() {
     ));
     let ours = Observed {
         stands: Stands::Wholly,
+        told: true,
         ..unknown.clone()
     };
     assert_eq!(decide_cleanup(&ours, false, NEW), CleanupStep::ClearWebhook);
     let anothers = Observed {
         before: Before {
-            left: Some((Reason::WebhookContested, true)),
+            left: Some(Left {
+                reason: Reason::WebhookContested,
+                same_generation: true,
+            }),
             ..Before::default()
         },
         ..ours
@@ -645,7 +660,11 @@ fn an_outage_lets_nobody_forget_whose_the_webhook_is() {
         let effective = effective(|effective| effective.existing = existing);
         let before = Before {
             message: Some("whose it is"),
-            left: Some((reason, same_generation)),
+            reason: Some(reason.as_str()),
+            left: Some(Left {
+                reason,
+                same_generation,
+            }),
             ..Before::default()
         };
         let blind = Observed {
@@ -670,6 +689,7 @@ fn one_that_was_registered_yields_to_an_older_one_that_comes_to_use_its_client()
         client_holder: Some("aura-es/old".into()),
         fresh: true,
         stands: Stands::Wholly,
+        told: true,
         ..seen(&effective)
     };
     assert_eq!(verdict(&shared).reason, Reason::ClientShared);

@@ -140,11 +140,12 @@ impl Look<'_> {
         }
     }
 
-    /// How much of what Kernel would be told for this spec, Secret and key a status says that it was told. Without the
+    /// How much of what Kernel would be told for this spec, Secret and key a status says that it was told, and whether it
+    /// was once, whatever has failed since. Without the
     /// installation key, the one that Kernel was told is taken to be still in force.
-    fn stands(&self, old: &WhatsAppChannelStatus, namespace: &str) -> Stands {
+    fn told(&self, old: &WhatsAppChannelStatus, namespace: &str) -> (Stands, bool) {
         let (Some(environment), Some(Ok(secrets))) = (self.environment, &self.secrets) else {
-            return Stands::Nothing;
+            return (Stands::Nothing, false);
         };
         let told_id = old
             .webhook_key
@@ -169,7 +170,7 @@ impl Look<'_> {
             webhook_url: Some(self.subject(environment, namespace).expected()),
             key,
         };
-        told.stands_in(old)
+        (told.stands_in(old), told.was_set(old))
     }
 
     /// What the controller would do next.
@@ -230,7 +231,7 @@ impl Look<'_> {
         let (old, namespace) = (self.status(), self.namespace());
         Preview::of(if self.effective.mode == WebhookMode::Observe {
             Forecast::Nothing("mode Observe".to_owned())
-        } else if self.stands(&old, &namespace) == Stands::Wholly {
+        } else if self.told(&old, &namespace).0 == Stands::Wholly {
             Forecast::Nothing("registered, as its status says".to_owned())
         } else if old.registered_at.is_none() {
             Forecast::Register
@@ -266,6 +267,7 @@ impl Look<'_> {
             .environment
             .and_then(|environment| environment.legacy_callback.as_ref())
             .map(|legacy| Desired::from_template(&legacy.url, self.id, None).masked());
+        let (stands, told) = self.told(old, namespace);
         Observed {
             leading: true,
             now: self.now,
@@ -282,7 +284,8 @@ impl Look<'_> {
             client_holder: self.client_holder.clone(),
             // What a look would come to is the question, whether or not one is due.
             fresh: false,
-            stands: self.stands(old, namespace),
+            stands,
+            told,
             misses: 0,
             before: Before::of(
                 old,
@@ -307,7 +310,7 @@ impl Look<'_> {
             }
             Some(Held::Foreign { host }) => Forecast::TakeOver { host: host.clone() },
             Some(Held::Legacy { host }) => Forecast::ReplaceLegacy { host: host.clone() },
-            Some(Held::Empty | Held::Outdated) if seen.registered() => Forecast::PutBack,
+            Some(Held::Empty | Held::Outdated) if seen.told => Forecast::PutBack,
             Some(Held::Outdated) if self.is_elsewhere(namespace) => {
                 Forecast::Renew("Kernel calls an address that is no longer in force")
             }

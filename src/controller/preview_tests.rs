@@ -22,7 +22,7 @@ environments:
     formerPublicUrls: [https://old.example.com]
     kernel: {{apiUrl: https://k.example.com, authUrl: https://k.example.com}}
     aura: {{messagesUrl: https://a.example.com, replyUrl: http://b, outboundAuth: {{apiKeyFile: /x}}, inboundAuth: {{apiKeyFile: /x}}}}
-    legacyCallback: {{url: 'https://legacy.example.com/cb?apikey={{apikey}}&channelId={{channelId}}'}}
+    legacyCallback: {{url: 'https://legacy.example.com/cb?apikey={{apikey}}&channelId={{channelId}}', apiKeySecretRef: {{name: legacy, key: key}}}}
     {more}
 "
     );

@@ -37,7 +37,22 @@ impl Pass<'_> {
         fingerprint: Fingerprint,
     ) {
         let key = self.key_marks(channel, &gathered.versions, key_id);
-        seen.stands = self.stands(old, seen.generation, fingerprint, &gathered.versions, key);
+        let told = Told {
+            mode: self.effective.mode,
+            generation: seen.generation,
+            secret_version: gathered.versions.client.as_deref(),
+            webhook_url: self.desired(None).as_ref().map(Desired::masked),
+            key,
+        };
+        // By this process, or as the status says: what else of the configuration changed says nothing of what Kernel was
+        // told.
+        let verified = self.memory.verified.is_some_and(|(of, _)| of == fingerprint);
+        seen.stands = if verified {
+            Stands::Wholly
+        } else {
+            told.stands_in(old)
+        };
+        seen.told = seen.registered() || told.was_set(old);
         seen.fresh = !asked && self.is_fresh(seen.registered(), fingerprint);
         seen.announced = match self.memory.announced {
             Some((of, at)) if of == fingerprint => {
@@ -119,30 +134,6 @@ impl Pass<'_> {
 
     pub(super) fn client_hash(&self, credentials: &Credentials) -> u64 {
         self.context.memories.hash(credentials.id.expose_secret())
-    }
-
-    /// How much of what Kernel would be told for this spec, Secret, key and configuration it was told: by this process, or
-    /// as the status says.
-    fn stands(
-        &self,
-        old: &WhatsAppChannelStatus,
-        generation: i64,
-        now: Fingerprint,
-        versions: &Versions,
-        key: Key<'_>,
-    ) -> Stands {
-        // Else the status tells: what else of the configuration changed says nothing of what Kernel was told.
-        if self.memory.verified.is_some_and(|(verified, _)| verified == now) {
-            return Stands::Wholly;
-        }
-        let told = Told {
-            mode: self.effective.mode,
-            generation,
-            secret_version: versions.client.as_deref(),
-            webhook_url: self.desired(None).as_ref().map(Desired::masked),
-            key,
-        };
-        told.stands_in(old)
     }
 
     /// Whether no look is due. After a restart a channel that was right is left until its own moment.

@@ -259,6 +259,7 @@ impl<'a> Pass<'a> {
             client_holder: self.client_holder(),
             fresh: false,
             stands: Stands::Nothing,
+            told: false,
             misses: self.memory.misses,
             before: Before::default(),
             announced: Announced::Known,

@@ -8,10 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     contest,
-    decide::{Before, Next, Stands, Verdict, Verified},
+    decide::{Before, Left, Next, Stands, Verdict, Verified},
 };
 use crate::api::{
-    Condition, WebhookKeyStatus, WebhookMode, WhatsAppChannelStatus,
+    Condition, LeftAlone, WebhookKeyStatus, WebhookMode, WhatsAppChannelStatus,
     conditions::{Reason, types},
 };
 
@@ -93,6 +93,15 @@ pub(super) struct Told<'a> {
 }
 
 impl Told<'_> {
+    /// Whether a status says that Kernel was told just this once, whatever has failed since. What Kernel holds instead
+    /// was set by somebody else then.
+    pub fn was_set(&self, status: &WhatsAppChannelStatus) -> bool {
+        status.registered_at.is_some()
+            && status.webhook_url == self.webhook_url
+            && self.key.was_told(status)
+            && self.key.is_of_this_installation_key(status)
+    }
+
     /// How much of this a status says that Kernel was told.
     pub fn stands_in(&self, status: &WhatsAppChannelStatus) -> Stands {
         let reason = match self.mode {
@@ -125,22 +134,26 @@ impl<'a> Before<'a> {
     pub fn of(status: &'a WhatsAppChannelStatus, generation: i64, asked: bool, names_legacy: bool) -> Self {
         let ready = ready(status);
         let was = |reason: Reason| ready.is_some_and(|ready| ready.reason == reason.as_str());
-        let left = [Reason::WebhookForeign, Reason::WebhookContested]
-            .into_iter()
-            .find(|reason| was(*reason))
-            .map(|reason| (reason, status.observed_generation == Some(generation)));
-        let taken_over = status.taken_over.as_ref();
+        let left = status.left_alone.as_ref().and_then(|left| {
+            let reason = [Reason::WebhookForeign, Reason::WebhookContested]
+                .into_iter()
+                .find(|reason| reason.as_str() == left.reason)?;
+            Some(Left {
+                reason,
+                same_generation: left.generation == generation,
+            })
+        });
         let verified = status
             .conditions
             .iter()
             .find(|condition| condition.type_ == types::WEBHOOK_VERIFIED);
         Self {
             message: ready.map(|ready| ready.message.as_str()),
+            reason: ready.map(|ready| ready.reason.as_str()),
             was_legacy: was(Reason::LegacyRegistered) || names_legacy,
-            taken_over,
+            taken_over: status.taken_over.as_ref(),
             contested: !asked
-                && taken_over
-                    .is_some_and(|taken| taken.contested == Some(true) && taken.generation == generation),
+                && left.is_some_and(|left| left.reason == Reason::WebhookContested && left.same_generation),
             left,
             // Verified, or verified until it was missed several times.
             readable: verified.is_some_and(|verified| {
@@ -192,12 +205,15 @@ pub(super) fn build(
     }
     let asked =
         facts.requested_at.is_some() && facts.requested_at != old.last_handled_reconcile_at.as_deref();
-    if verdict.reason == Reason::WebhookContested {
-        status.taken_over = Some(contest::left(status.taken_over.take(), facts.generation));
-    } else if (asked || verdict.registered_now || verdict.verified == Verified::Yes)
-        && let Some(taken_over) = &mut status.taken_over
-    {
-        taken_over.contested = None;
+    let is_ours = verdict.registered_now || verdict.verified == Verified::Yes;
+    let contested = |left: &LeftAlone| left.reason == Reason::WebhookContested.as_str();
+    if matches!(verdict.reason, Reason::WebhookForeign | Reason::WebhookContested) {
+        status.left_alone = Some(LeftAlone {
+            generation: facts.generation,
+            reason: verdict.reason.as_str().to_owned(),
+        });
+    } else if is_ours || (asked && old.left_alone.as_ref().is_some_and(contested)) {
+        status.left_alone = None;
     }
     if facts.requested_at.is_some() {
         status.last_handled_reconcile_at = facts.requested_at.map(ToOwned::to_owned);

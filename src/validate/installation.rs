@@ -21,8 +21,9 @@ pub fn config_problems(file: &str, error: &ConfigError) -> Vec<Problem> {
         ConfigError::Invalid { problems, .. } => problems
             .iter()
             .map(|problem| {
-                let (field, message) = problem.split_once(": ").unwrap_or(("", problem));
-                Problem::of_file(Code::Config, file, message).field(field)
+                Problem::of_file(Code::Config, file, problem.message.as_str())
+                    .field(&problem.field)
+                    .at(problem.at)
             })
             .collect(),
     }

@@ -7,14 +7,11 @@ use std::collections::BTreeMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
-use super::{
-    Code, Problem, Source, metadata,
-    schema::Definition,
-    yaml::{self, Content, Document, Node, Position},
-};
+use super::{Code, Problem, Source, metadata, schema::Definition};
 use crate::{
     api::{GROUP, SECRET_LABEL, WhatsAppChannelSpec},
     words::{hint, near},
+    yaml::{self, Content, Document, Node, Position},
 };
 
 const KIND: &str = "WhatsAppChannel";

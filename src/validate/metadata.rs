@@ -1,7 +1,7 @@
 //! A manifest's metadata: names, labels, annotations, as the API server takes them. Pure.
 
-use super::yaml::{Content, Entry, Position};
 use crate::words::hint;
+use crate::yaml::{Content, Entry, Position};
 
 /// The fields of `metav1.ObjectMeta`.
 const METADATA: &[&str] = &[

@@ -10,18 +10,15 @@ mod metadata;
 mod output;
 mod rules;
 mod schema;
-mod yaml;
 
 use std::{collections::BTreeSet, fmt};
 
 use serde::Serialize;
 
 pub(crate) use self::manifest::objects;
-pub use self::{
-    installation::config_problems, manifest::Channel, output::Format, schema::DefinitionError, yaml::Position,
-};
+pub use self::{installation::config_problems, manifest::Channel, output::Format, schema::DefinitionError};
 use self::{manifest::Found, schema::Definition};
-use crate::{config::Installation, words};
+use crate::{config::Installation, words, yaml::Position};
 
 /// A text to judge. Its `Debug` shows nothing of it: it may hold a Secret.
 #[derive(Clone)]

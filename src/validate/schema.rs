@@ -11,9 +11,11 @@ use serde::{Deserialize, de::IgnoredAny};
 use super::{
     Code,
     rules::{NotJudged, Rules},
+};
+use crate::{
+    words::{hint, listed},
     yaml::{Content, Entry, Node, Position},
 };
-use crate::words::{hint, listed};
 
 /// The schema of a value.
 #[derive(Deserialize)]

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::yaml;
 
 const GOOD: &str = "\
 apiVersion: channels.auracognitive.com/v1alpha1

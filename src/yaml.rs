@@ -23,14 +23,14 @@ pub struct Position {
 
 /// A value and where it starts. It has no `Debug`: it may be a Secret's.
 #[derive(Clone)]
-pub(super) struct Node {
+pub(crate) struct Node {
     pub at: Position,
     pub content: Content,
 }
 
 /// What a value is.
 #[derive(Clone)]
-pub(super) enum Content {
+pub(crate) enum Content {
     Null,
     Bool(bool),
     Number(Number),
@@ -41,7 +41,7 @@ pub(super) enum Content {
 
 /// One key of a mapping.
 #[derive(Clone)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub key: String,
     pub at: Position,
     pub value: Node,
@@ -50,7 +50,7 @@ pub(super) struct Entry {
 }
 
 /// One document of a text.
-pub(super) struct Document {
+pub(crate) struct Document {
     pub root: Node,
     /// Keys that stand twice in one mapping; the API server refuses them.
     pub twice: Vec<(String, Position)>,
@@ -58,7 +58,7 @@ pub(super) struct Document {
 
 /// A text is not YAML: where, and why.
 #[derive(Debug)]
-pub(super) struct Unreadable {
+pub(crate) struct Unreadable {
     pub at: Position,
     pub why: String,
 }
@@ -103,6 +103,27 @@ impl Node {
         path.iter().try_fold(self, |node, key| node.get(key))
     }
 
+    /// Where a field stands, its keys joined by dots, or the nearest that is written of what it stands in. A key may have
+    /// dots itself.
+    pub fn place(&self, field: &str) -> Position {
+        self.entries()
+            .iter()
+            .rev()
+            .find_map(|entry| match field.strip_prefix(entry.key.as_str())? {
+                "" => Some(entry.at),
+                rest => {
+                    let deeper = entry.value.place(rest.strip_prefix('.')?);
+                    // Nothing of the rest is written: the mapping begins where its first entry does.
+                    Some(if deeper == entry.value.at {
+                        entry.at
+                    } else {
+                        deeper
+                    })
+                }
+            })
+            .unwrap_or(self.at)
+    }
+
     /// The value as JSON. A key without a value is left out, as the API server leaves it out where a field may not be
     /// null.
     pub fn json(&self) -> Value {
@@ -131,7 +152,7 @@ impl Node {
 }
 
 /// Reads every document. What stands before an error is read all the same.
-pub(super) fn parse(text: &str) -> (Vec<Document>, Option<Unreadable>) {
+pub(crate) fn parse(text: &str) -> (Vec<Document>, Option<Unreadable>) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let options = granit_parser::options! { emit_comments: false, block_scalar_eof_without_line_feed: true };
     let mut builder = Builder::default();
