@@ -19,7 +19,7 @@ use crate::{
     api::{ChannelId, Effective, KeyRef, WebhookMode, WhatsAppChannel, settings},
     cluster::{self, SecretProblem},
     config::{Environment, Installation, key_ref},
-    controller::inspect::Subject,
+    controller::{inspect::Subject, roll::Roll},
     kernel::{Credentials, KernelError, ReadBack, TokenRequest},
     keys::ApiKey,
 };
@@ -137,11 +137,19 @@ impl Surroundings {
         report.steps.push(step);
         match (&secrets, environment) {
             (Some(secrets), Some(environment)) => {
-                report
-                    .steps
-                    .push(self.shared(channel, environment, &secrets.credentials).await);
-                self.ask_kernel(channel, environment, &effective, secrets, report)
-                    .await;
+                let step = self.shared(channel, environment, &secrets.credentials).await;
+                let free = step.passed();
+                report.steps.push(step);
+                if free {
+                    self.ask_kernel(channel, environment, &effective, secrets, report)
+                        .await;
+                } else {
+                    // The client is another channel's, and so is whatever Kernel holds for it.
+                    let ids = [StepId::Token, StepId::TokenMessaging, StepId::Webhook];
+                    report
+                        .steps
+                        .extend(ids.map(|id| Step::skipped(id, StepId::Client)));
+                }
             }
             (secrets, _) => {
                 let needs = if secrets.is_none() {
@@ -278,6 +286,14 @@ impl Surroundings {
             })
             .collect();
         let (clients, missed) = gather::clients_of(&self.client, &others).await;
+        let mut roll = Roll::new(
+            clients.iter().map(|(other, _)| *other).chain([channel]),
+            self.installation.as_ref(),
+        );
+        for (other, credentials) in &clients {
+            roll.uses_client(other, credentials);
+        }
+        roll.uses_client(channel, own);
         let compared = clients.len();
         let same: Vec<String> = clients
             .iter()
@@ -286,6 +302,7 @@ impl Surroundings {
             .collect();
         judge::shared_client(
             &same,
+            roll.client_holder(channel).as_ref(),
             compared,
             missed,
             environment.registration.one_webhook_per_client,

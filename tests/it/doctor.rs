@@ -316,9 +316,24 @@ async fn a_channel_that_is_broken_in_the_cluster_is_told_where_and_what_to_do() 
     let mut sharing = Number::new("1007").channel();
     sharing["spec"]["kernel"]["credentialsSecretRef"]["name"] = padded.secret_name.clone().into();
     world.apply(sharing).await;
-    let ran = look(&world, "number-1007", &[]).await;
-    assert_eq!(ran.text("client", "outcome"), "warn");
-    assert!(ran.text("client", "message").contains(&padded.name));
+    let shared = Number {
+        name: "number-1007".into(),
+        ..padded.clone()
+    };
+    world.wait_reason(&shared, Reason::ClientShared).await;
+    let ran = look(&world, &shared.name, &[]).await;
+    let holder = format!("{}/{}", world.namespace, padded.name);
+    ran.fails_at(
+        "client",
+        &[&holder, "is older", "ClientShared", "a client of its own"],
+    );
+    for id in ["token", "token-messaging", "webhook"] {
+        assert_eq!(ran.text(id, "message"), "not looked at: needs client", "{id}");
+    }
+    assert!(ran.text("controller", "message").contains("ClientShared"));
+    let ran = look(&world, &padded.name, &[]).await;
+    assert_eq!((ran.code, ran.text("client", "outcome").as_str()), (0, "warn"));
+    assert!(ran.text("client", "message").contains("number-1007"));
 }
 
 #[tokio::test]

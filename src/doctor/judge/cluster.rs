@@ -8,7 +8,7 @@ use crate::doctor::{
     report::{Step, StepId},
 };
 use crate::{
-    api::{Claim, CredentialsRef, WebhookMode, WhatsAppChannel},
+    api::{Claim, CredentialsRef, WebhookMode, WhatsAppChannel, conditions::Reason},
     cluster::{self, SecretProblem},
     config::{ConfigError, Held as HeldPart, Installation},
     controller::roll::Roll,
@@ -355,9 +355,11 @@ pub(in crate::doctor) fn secrets_usable(secret: &Secret, reference: &Credentials
     )
 }
 
-/// Other channels of the environment with the same Kernel client.
+/// Other channels of the environment with the same Kernel client; `holder` is the older one that keeps this one from
+/// it, by the rule that the controller applies.
 pub(in crate::doctor) fn shared_client(
     same: &[String],
+    holder: Option<&Claim>,
     compared: usize,
     missed: usize,
     one_per_client: bool,
@@ -368,6 +370,20 @@ pub(in crate::doctor) fn shared_client(
     } else {
         format!("{compared} others compared, {missed} could not be")
     };
+    let next = "Kernel holds one webhook per client: give each channel a client of its own, or set \
+                registration.oneWebhookPerClient to false if Kernel does otherwise";
+    if let Some(holder) = holder {
+        return Step::fail(
+            id,
+            format!(
+                "uses the same Kernel client as {}/{}, which is older and holds it ({}; {scope})",
+                holder.namespace,
+                holder.name,
+                Reason::ClientShared
+            ),
+            next,
+        );
+    }
     match same {
         [] => Step::ok(
             id,
@@ -382,9 +398,11 @@ pub(in crate::doctor) fn shared_client(
         ),
         same => Step::warn(
             id,
-            format!("uses the same Kernel client as {} ({scope})", same.join(", ")),
-            "Kernel holds one webhook per client: give each channel a client of its own, or set \
-             registration.oneWebhookPerClient to false if Kernel does otherwise",
+            format!(
+                "this channel holds its Kernel client; used as well by {} ({scope})",
+                same.join(", ")
+            ),
+            next,
         ),
     }
 }
@@ -454,11 +472,21 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_client_is_worth_a_word_unless_the_configuration_allows_it() {
+    fn a_shared_client_fails_the_younger_is_worth_a_word_to_the_older_and_is_fine_where_allowed() {
         let same = ["aura-es/other".to_owned()];
-        assert_eq!(shared_client(&same, 1, 0, true).outcome, Outcome::Warn);
-        assert_eq!(shared_client(&same, 1, 0, false).outcome, Outcome::Ok);
-        let step = shared_client(&[], 3, 2, true);
+        let holder = Claim {
+            created: 100,
+            namespace: "aura-es".into(),
+            name: "other".into(),
+        };
+        let younger = shared_client(&same, Some(&holder), 1, 0, true);
+        assert_eq!(younger.outcome, Outcome::Fail);
+        assert!(younger.message.contains("aura-es/other, which is older"));
+        assert!(younger.message.contains("ClientShared"));
+        assert!(younger.next.unwrap().contains("a client of its own"));
+        assert_eq!(shared_client(&same, None, 1, 0, true).outcome, Outcome::Warn);
+        assert_eq!(shared_client(&same, None, 1, 0, false).outcome, Outcome::Ok);
+        let step = shared_client(&[], None, 3, 2, true);
         assert_eq!(step.outcome, Outcome::Ok);
         assert!(step.message.contains("3 others compared, 2 could not be"));
     }
