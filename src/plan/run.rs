@@ -478,6 +478,7 @@ impl Plan<'_> {
             holder: roll.holder(channel).map(told),
             client_holder: roll.client_holder(channel).map(told),
             secrets,
+            other_client: planned.other_client(),
             token: None,
             held: None,
         };

@@ -369,6 +369,38 @@ async fn a_kernel_that_does_not_answer_leaves_channels_unjudged_and_need_not_be_
 }
 
 #[tokio::test]
+async fn without_kernel_what_the_controller_says_is_not_contradicted() {
+    let mut world = World::builder("plan-no-kernel").without_bridge().start().await;
+    let fine = world.ready_number("1002").await;
+    let foreign = world.ready_number("1003").await;
+    world
+        .kernel
+        .set_webhook(&foreign.client_id, "https://elsewhere.example.com/hook");
+    world.look_now(&foreign, "1").await;
+    world.wait_reason(&foreign, Reason::WebhookForeign).await;
+    stop_controller(&mut world).await;
+
+    let ran = plan(&world, &["--no-kernel"], &[]).await;
+    assert_eq!(ran.code, 1, "{}", ran.stdout);
+    ran.says(&foreign.name, "refused", "refused", "WebhookForeign");
+    ran.says(&foreign.name, "refused", "refused", "elsewhere.example.com");
+
+    let mut slower = fine.channel();
+    slower["spec"]["delivery"] = json!({"messagesPerSecond": 5});
+    let mut taking = foreign.channel();
+    taking["spec"]["webhook"] = json!({"existing": "TakeOver"});
+    let ran = plan(&world, &["--no-kernel"], &[slower, taking]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stdout);
+    ran.says(&fine.name, "changed", "none", "told nothing of what changes");
+    ran.says(&foreign.name, "changed", "renew", "Kernel was not asked");
+
+    let mut newer = fine.channel();
+    newer["spec"]["webhook"] = json!({"keyGeneration": 2});
+    let ran = plan(&world, &["--no-kernel"], &[newer]).await;
+    ran.says(&fine.name, "changed", "renew", "Kernel was not asked");
+}
+
+#[tokio::test]
 async fn what_everything_depends_on_is_told_of_when_it_is_missing() {
     let world = World::builder("plan-missing").without_bridge().start().await;
     let kubeconfig = cluster().await.kubeconfig();
