@@ -143,7 +143,8 @@ impl Look<'_> {
     }
 
     /// Whether a status says that Kernel was told of the webhook for just this spec, Secret and key. Without the
-    /// installation key, the one that Kernel was told is taken to be still in force.
+    /// installation key, the one that Kernel was told is taken to be still in force. Where the Secrets could not be
+    /// read, they are taken to be what they were.
     fn was_registered(&self, old: &WhatsAppChannelStatus, namespace: &str) -> bool {
         let generation = self.channel.metadata.generation.unwrap_or_default();
         self.was_told(old, namespace, generation)
@@ -151,8 +152,21 @@ impl Look<'_> {
 
     /// The same for the spec of this generation.
     fn was_told(&self, old: &WhatsAppChannelStatus, namespace: &str, generation: i64) -> bool {
-        let (Some(environment), Some(Ok(secrets))) = (self.environment, &self.secrets) else {
+        let Some(environment) = self.environment else {
             return false;
+        };
+        let before;
+        let secrets = match &self.secrets {
+            Some(Ok(secrets)) => secrets,
+            Some(Err(_)) => return false,
+            None => {
+                before = SecretsSeen {
+                    version: old.observed_secret_version.clone(),
+                    key_version: old.observed_api_key_version.clone(),
+                    issued: None,
+                };
+                &before
+            }
         };
         let told_id = old
             .webhook_key
@@ -211,6 +225,9 @@ impl Look<'_> {
             }
             Step::Done(verdict) if verdict.reason.is_good() => {
                 Preview::nothing(match (&seen.environment, verdict.reason) {
+                    (EnvironmentView::Held { reason, .. }, _) if self.secrets.is_none() => format!(
+                        "its environment is on hold: {reason} (its Secret can't be read: registered, as its status says)"
+                    ),
                     (EnvironmentView::Held { reason, .. }, _) => {
                         format!("its environment is on hold: {reason}")
                     }

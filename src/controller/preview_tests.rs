@@ -283,6 +283,45 @@ fn what_keeps_a_channel_from_being_looked_at_is_said_before_anything_is_asked() 
     case.comes_to(&Forecast::Nothing("it is suspended".into()));
 }
 
+#[test]
+fn a_hold_leaves_a_registered_channel_alone_whose_secret_the_reader_may_not_read() {
+    let mut case = Case::new(registered(), "");
+    case.environment =
+        environment("hold: {until: '2999-01-01T00:00:00Z', what: [registration], reason: CHG-1}");
+    let unread = |case: &Case| {
+        case.with(|mut look| {
+            (look.secrets, look.token, look.held) = (None, None, None);
+            look.next()
+        })
+    };
+    let refused = |next: &Next| {
+        matches!(
+            next,
+            Next::Ends(Preview {
+                forecast: Forecast::Refused {
+                    reason: Reason::EnvironmentHeld,
+                    ..
+                },
+                ..
+            })
+        )
+    };
+    let next = unread(&case);
+    assert!(
+        matches!(&next, Next::Ends(Preview { forecast: Forecast::Nothing(why), .. })
+            if why.contains("on hold: CHG-1") && why.contains("can't be read")),
+        "{next:?}"
+    );
+    // That it is gone is known, and to the controller as well.
+    let gone = case.with(|mut look| {
+        look.secrets = Some(Err(SecretProblem::NotFound("shop".into())));
+        look.next()
+    });
+    assert!(refused(&gone), "{gone:?}");
+    case.channel.metadata.generation = Some(2);
+    assert!(refused(&unread(&case)), "of another spec the status says nothing");
+}
+
 fn without_kernel(channel: WhatsAppChannel, change: impl FnOnce(&mut Look<'_>)) -> Forecast {
     Case::new(channel, "").with(|mut look| {
         change(&mut look);
