@@ -144,6 +144,35 @@ fn nothing_is_overwritten_unless_forced_and_a_link_is_never_followed() {
 }
 
 #[test]
+fn each_channel_and_each_secret_has_a_file_of_its_own() {
+    for (first, second) in [("shop", "shop-secret"), ("shop-secret", "shop")] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("channels");
+        let out = out.to_str().unwrap();
+        let id = "00000002-0000-4000-8000-000000000000";
+        let lines = format!(
+            "{}\n{}\n",
+            document(first, ID, "fake-1"),
+            document(second, id, "fake-2")
+        );
+        let arguments = ["import", "-", "--environment", "es-dev", "--out", out, "--force"];
+        let (code, _, err) = run(&arguments, &lines);
+        assert_eq!(code, 0, "{err}");
+        let becomes = format!("{second}-00000002");
+        assert!(err.contains(&format!("it becomes {becomes}")), "{err}");
+        let (code, said, _) = run(&["validate", "--strict", "--require-secrets", out], "");
+        assert_eq!(
+            (code, said.as_str()),
+            (0, "4 files, 2 channels, 0 problems; 2 other documents skipped\n")
+        );
+        for (name, secret) in [(first, "fake-1"), (&becomes, "fake-2")] {
+            let file = format!("{out}/{name}-secret.yaml");
+            assert!(fs::read_to_string(&file).unwrap().contains(secret), "{file}");
+        }
+    }
+}
+
+#[test]
 fn a_credential_is_printed_only_when_asked_for_and_never_on_stderr() {
     let text = document("shop-es", ID, "fake-sentinel").to_string();
     let base = ["import", "-", "--environment", "es-dev"];
