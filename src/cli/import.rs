@@ -133,16 +133,7 @@ impl Import {
         };
         let secrets = self.secrets.unwrap_or(default);
         if secrets == SecretForm::Plain && self.out.is_none() {
-            if self.print_secrets == 0 {
-                bail!(
-                    "plain Secrets go to files: name a folder with --out, or allow stdout with --print-secrets"
-                );
-            }
-            if self.print_secrets == 1 && io::stdout().is_terminal() {
-                bail!(
-                    "this would show credentials on a terminal: give --print-secrets twice if that is meant"
-                );
-            }
+            may_print(self.print_secrets, io::stdout().is_terminal())?;
         }
         Ok(Options {
             environment: self.environment.clone(),
@@ -160,6 +151,20 @@ impl Import {
                 key: self.secret_store_key.clone(),
             }),
         })
+    }
+}
+
+/// Whether plain Secrets may go to stdout: asked for once where nobody watches, twice on a terminal, whose lines are
+/// seen and kept.
+fn may_print(asked: u8, terminal: bool) -> anyhow::Result<()> {
+    match (asked, terminal) {
+        (0, _) => {
+            bail!("plain Secrets go to files: name a folder with --out, or allow stdout with --print-secrets")
+        }
+        (1, true) => {
+            bail!("this would show credentials on a terminal: give --print-secrets twice if that is meant")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -276,6 +281,20 @@ mod tests {
             name: name.to_owned(),
             channel: format!("channel {name}"),
             secret: Some(SecretString::from(format!("fake secret of {name}"))),
+        }
+    }
+
+    #[test]
+    fn a_terminal_is_shown_credentials_only_when_asked_for_twice() {
+        for (asked, terminal, allowed) in [
+            (0, false, false),
+            (0, true, false),
+            (1, false, true),
+            (1, true, false),
+            (2, true, true),
+            (3, true, true),
+        ] {
+            assert_eq!(may_print(asked, terminal).is_ok(), allowed, "{asked} {terminal}");
         }
     }
 

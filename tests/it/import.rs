@@ -1,11 +1,15 @@
 //! `import`: what it writes passes `validate` and is taken by the API server, and no credential goes astray.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+};
 
 use serde_json::{Value, json};
 
 use crate::{
-    support::cluster,
+    support::{PROGRAM, cluster},
     validate::{CHANNELS, ask, run},
 };
 
@@ -212,6 +216,35 @@ fn a_credential_is_printed_only_when_asked_for_and_never_on_stderr() {
             "{out}{err}"
         );
     }
+}
+
+#[test]
+fn on_a_terminal_a_credential_is_shown_only_when_asked_for_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("shop.json");
+    fs::write(&file, document("shop-es", ID, "fake-sentinel").to_string()).unwrap();
+    // A terminal is what util-linux's `script` gives the command.
+    let on_a_terminal = |more: &str| {
+        let command = format!(
+            "{PROGRAM} import {} --environment es-dev --secrets plain {more}",
+            file.display()
+        );
+        let output = Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .env("SHELL", "/bin/sh")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), shown)
+    };
+    let (code, shown) = on_a_terminal("--print-secrets");
+    assert_eq!(code, Some(2), "{shown}");
+    assert!(shown.contains("on a terminal"), "{shown}");
+    assert!(!shown.contains("sentinel"), "{shown}");
+    let (code, shown) = on_a_terminal("--print-secrets --print-secrets");
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("fake-sentinel"), "{shown}");
 }
 
 #[test]
