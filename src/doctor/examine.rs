@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     gather::{self, ApiProblem},
-    judge::{self, Asked, Happened, Look, Seen},
+    judge::{self, Asked, Happened, Look, Named, Seen},
     report::{Report, Step, StepId},
     surroundings::{ConfigSource, Surroundings},
 };
@@ -132,8 +132,11 @@ impl Surroundings {
         ));
         let effective = self.settings(channel, report);
 
-        let key_ref = key_ref(environment, &channel.spec, effective.mode);
-        let (secrets, step) = self.secrets(channel, &namespace, key_ref).await;
+        let key = key_ref(environment, &channel.spec, effective.mode).map(|key| {
+            let named = Named::issued(key, effective.mode, &channel.spec.environment);
+            (key, named)
+        });
+        let (secrets, step) = self.secrets(channel, &namespace, key.as_ref()).await;
         report.steps.push(step);
         match (&secrets, environment) {
             (Some(secrets), Some(environment)) => {
@@ -232,7 +235,7 @@ impl Surroundings {
         &self,
         channel: &WhatsAppChannel,
         namespace: &str,
-        key_ref: Option<&KeyRef>,
+        key: Option<&(&KeyRef, Named<'_>)>,
     ) -> (Option<Secrets>, Step) {
         let reference = &channel.spec.kernel.credentials_secret_ref;
         let found = gather::secret(&self.client, namespace, &reference.name).await;
@@ -245,13 +248,16 @@ impl Surroundings {
         };
         let credentials = match cluster::credentials(secret.as_ref(), reference) {
             Ok(credentials) => credentials,
-            Err(problem) => return (None, judge::secret_problem(namespace, &problem)),
+            Err(problem) => {
+                let named = Named::client(reference);
+                return (None, judge::secret_problem(namespace, &problem, &named));
+            }
         };
-        let issued = match key_ref {
+        let issued = match key {
             None => None,
-            Some(key) => match self.issued(namespace, key).await {
+            Some((key, named)) => match self.issued(namespace, key).await {
                 Ok(Ok(issued)) => Some(issued),
-                Ok(Err(problem)) => return (None, judge::secret_problem(namespace, &problem)),
+                Ok(Err(problem)) => return (None, judge::secret_problem(namespace, &problem, named)),
                 Err(problem) => {
                     let what = format!("Secret {:?}", key.name);
                     return (None, judge::unread(StepId::Secret, &what, &problem));
@@ -423,6 +429,12 @@ impl Surroundings {
             existing: effective.existing,
             generation: effective.key_generation,
             no_keys: &self.no_keys,
+            idle: judge::idle(
+                effective.suspend,
+                environment,
+                &channel.spec.environment,
+                Timestamp::now(),
+            ),
         };
         judge::webhook(&look, seen.as_ref()).took(took)
     }
