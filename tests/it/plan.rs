@@ -369,6 +369,42 @@ async fn a_kernel_that_does_not_answer_leaves_channels_unjudged_and_need_not_be_
 }
 
 #[tokio::test]
+async fn once_kernel_limits_the_rate_no_more_is_asked_of_it() {
+    let mut world = World::builder("plan-limited").without_bridge().start().await;
+    let mut numbers = Vec::new();
+    for digits in ["1002", "1003", "1004", "1005"] {
+        numbers.push(world.ready_number(digits).await);
+    }
+    stop_controller(&mut world).await;
+    for (endpoint, made) in [(Endpoint::Token, 1), (Endpoint::WebhookGet, 2)] {
+        world
+            .kernel
+            .inject(Fault::status(429).retry_after(7).on(endpoint));
+        let calls = world.kernel.call_count();
+        let ran = plan(&world, &["--concurrency", "1"], &[]).await;
+        assert_eq!(ran.code, 2, "{}", ran.stdout);
+        for number in &numbers {
+            ran.says(
+                &number.name,
+                "unknown",
+                "unknown",
+                "limits the rate of calls (429)",
+            );
+        }
+        assert_eq!(
+            world.kernel.call_count() - calls,
+            made,
+            "no more after the first 429"
+        );
+        let notes = ran.json()["notes"].to_string();
+        assert!(notes.contains("try again in 7 s"), "{notes}");
+        world.kernel.clear_faults();
+    }
+    let ran = plan(&world, &WITH_KEY, &[]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stdout);
+}
+
+#[tokio::test]
 async fn without_kernel_what_the_controller_says_is_not_contradicted() {
     let mut world = World::builder("plan-no-kernel").without_bridge().start().await;
     let fine = world.ready_number("1002").await;
