@@ -369,6 +369,53 @@ async fn a_kernel_that_does_not_answer_leaves_channels_unjudged_and_need_not_be_
 }
 
 #[tokio::test]
+async fn before_mode_legacy_it_is_told_whether_kernel_holds_just_what_the_secret_says() {
+    let world = World::builder("plan-legacy")
+        .without_bridge()
+        .environment_extra(
+            "    legacyCallback: {url: \"http://127.0.0.1:9/legacy?apikey={apikey}&channelId={channelId}\", \
+             apiKeySecretRef: {name: legacy, key: apikey}}",
+        )
+        .start()
+        .await;
+    let number = world
+        .add("1002", |channel| {
+            channel["spec"]["webhook"] = json!({"mode": "Observe"});
+        })
+        .await;
+    let held = |key: &str| {
+        let id = &number.channel_id;
+        format!("http://127.0.0.1:9/legacy?apikey={key}&channelId={id}")
+    };
+    world
+        .kernel
+        .set_webhook(&number.client_id, &held("fake-key-of-before"));
+    world.wait_reason(&number, Reason::Observed).await;
+    let mut legacy = number.channel();
+    legacy["spec"]["webhook"] = json!({"mode": "Legacy"});
+    let secret = |key: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": "legacy", "labels": {"channels.auracognitive.com/channel-secret": "true"}},
+            "stringData": {"apikey": key}})
+    };
+    let ran = plan(&world, &[], &[legacy.clone(), secret("fake-key-of-before")]).await;
+    ran.says(&number.name, "changed", "none", "");
+    let ran = plan(&world, &[], &[legacy.clone(), secret("fake-wrong-key")]).await;
+    ran.says(&number.name, "changed", "renew", "another key");
+
+    // The controller does just that, and the system before is called with a key that it does not know.
+    world.apply(secret("fake-wrong-key")).await;
+    world
+        .patch_channel(&number, json!({"spec": {"webhook": {"mode": "Legacy"}}}))
+        .await;
+    world.wait_reason(&number, Reason::LegacyRegistered).await;
+    assert_eq!(
+        world.kernel.webhook_of(&number.client_id),
+        Some(held("fake-wrong-key"))
+    );
+}
+
+#[tokio::test]
 async fn once_kernel_limits_the_rate_no_more_is_asked_of_it() {
     let mut world = World::builder("plan-limited").without_bridge().start().await;
     let mut numbers = Vec::new();
