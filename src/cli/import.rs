@@ -1,6 +1,7 @@
 //! `import`: wires the making of manifests of Aura's channel documents, and writes them.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, OpenOptions},
     io::{self, IsTerminal, Write},
     os::unix::fs::OpenOptionsExt,
@@ -103,9 +104,14 @@ impl Import {
         let mut failed = outcome.errors.len();
         let strictly = failed + outcome.warnings.len() + sources.unreadable.len();
         let mut written = 0;
+        let mut folder = self.out.as_deref().map(|path| Folder::new(path, self.force));
         if !self.strict || strictly == 0 {
             for channel in &outcome.channels {
-                match self.write(channel) {
+                let result = match &mut folder {
+                    Some(folder) => folder.write(channel),
+                    None => print(channel),
+                };
+                match result {
                     Ok(()) => written += 1,
                     Err(error) => {
                         failed += 1;
@@ -127,16 +133,7 @@ impl Import {
         };
         let secrets = self.secrets.unwrap_or(default);
         if secrets == SecretForm::Plain && self.out.is_none() {
-            if self.print_secrets == 0 {
-                bail!(
-                    "plain Secrets go to files: name a folder with --out, or allow stdout with --print-secrets"
-                );
-            }
-            if self.print_secrets == 1 && io::stdout().is_terminal() {
-                bail!(
-                    "this would show credentials on a terminal: give --print-secrets twice if that is meant"
-                );
-            }
+            may_print(self.print_secrets, io::stdout().is_terminal())?;
         }
         Ok(Options {
             environment: self.environment.clone(),
@@ -155,32 +152,70 @@ impl Import {
             }),
         })
     }
+}
 
-    fn write(&self, imported: &Imported) -> anyhow::Result<()> {
-        let Some(folder) = &self.out else {
-            let mut stdout = io::stdout();
-            write!(stdout, "---\n{}", imported.channel)?;
-            if let Some(secret) = &imported.secret {
-                write!(stdout, "---\n{}", secret.expose_secret())?;
-            }
-            return Ok(());
-        };
-        let (channel, secret) = (
-            folder.join(format!("{}.yaml", imported.name)),
-            folder.join(format!("{}-secret.yaml", imported.name)),
-        );
+/// Whether plain Secrets may go to stdout: asked for once where nobody watches, twice on a terminal, whose lines are
+/// seen and kept.
+fn may_print(asked: u8, terminal: bool) -> anyhow::Result<()> {
+    match (asked, terminal) {
+        (0, _) => {
+            bail!("plain Secrets go to files: name a folder with --out, or allow stdout with --print-secrets")
+        }
+        (1, true) => {
+            bail!("this would show credentials on a terminal: give --print-secrets twice if that is meant")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn print(imported: &Imported) -> anyhow::Result<()> {
+    let mut stdout = io::stdout();
+    write!(stdout, "---\n{}", imported.channel)?;
+    if let Some(secret) = &imported.secret {
+        write!(stdout, "---\n{}", secret.expose_secret())?;
+    }
+    Ok(())
+}
+
+/// Where the manifests go.
+struct Folder<'a> {
+    path: &'a Path,
+    force: bool,
+    /// What this run has written: nothing of it is overwritten, forced or not.
+    written: BTreeSet<PathBuf>,
+}
+
+impl<'a> Folder<'a> {
+    fn new(path: &'a Path, force: bool) -> Self {
+        Self {
+            path,
+            force,
+            written: BTreeSet::new(),
+        }
+    }
+
+    fn write(&mut self, imported: &Imported) -> anyhow::Result<()> {
+        let file = |name: &str| self.path.join(format!("{name}.yaml"));
+        let channel = file(&imported.name);
+        let secret = file(&import::secret_file(&imported.name));
         // Both or none: half a channel is harder to clean up than none.
         for path in [&channel, &secret] {
             let wanted = path == &channel || imported.secret.is_some();
+            if wanted && self.written.contains(path) {
+                bail!("{} was written for another channel of this run", path.display());
+            }
             if wanted && !self.force && path.symlink_metadata().is_ok() {
                 bail!("{} is there already; overwrite it with --force", path.display());
             }
         }
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        fs::create_dir_all(self.path).with_context(|| self.path.display().to_string())?;
         if let Some(text) = &imported.secret {
             create(&secret, text.expose_secret(), 0o600, self.force)?;
+            self.written.insert(secret);
         }
-        create(&channel, &imported.channel, 0o644, self.force)
+        create(&channel, &imported.channel, 0o644, self.force)?;
+        self.written.insert(channel);
+        Ok(())
     }
 }
 
@@ -233,4 +268,58 @@ fn summary(outcome: &Outcome, written: usize) -> io::Result<()> {
         write!(stderr, "; {other} of another type skipped")?;
     }
     writeln!(stderr)
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretString;
+
+    use super::*;
+
+    fn imported(name: &str) -> Imported {
+        Imported {
+            name: name.to_owned(),
+            channel: format!("channel {name}"),
+            secret: Some(SecretString::from(format!("fake secret of {name}"))),
+        }
+    }
+
+    #[test]
+    fn a_terminal_is_shown_credentials_only_when_asked_for_twice() {
+        for (asked, terminal, allowed) in [
+            (0, false, false),
+            (0, true, false),
+            (1, false, true),
+            (1, true, false),
+            (2, true, true),
+            (3, true, true),
+        ] {
+            assert_eq!(may_print(asked, terminal).is_ok(), allowed, "{asked} {terminal}");
+        }
+    }
+
+    #[test]
+    fn what_a_run_has_written_it_does_not_overwrite_even_if_forced() {
+        let text = |path: &Path, name: &str| fs::read_to_string(path.join(name)).unwrap();
+        for (first, second) in [("shop", "shop-secret"), ("shop-secret", "shop")] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut folder = Folder::new(dir.path(), true);
+            folder.write(&imported(first)).unwrap();
+            let error = folder.write(&imported(second)).unwrap_err().to_string();
+            assert!(
+                error.contains("shop-secret.yaml was written for another"),
+                "{error}"
+            );
+            assert_eq!(
+                text(dir.path(), &format!("{first}.yaml")),
+                format!("channel {first}")
+            );
+            assert_eq!(
+                text(dir.path(), &format!("{first}-secret.yaml")),
+                format!("fake secret of {first}")
+            );
+            // Another run may.
+            Folder::new(dir.path(), true).write(&imported(second)).unwrap();
+        }
+    }
 }

@@ -8,12 +8,12 @@ use secrecy::ExposeSecret;
 use super::{
     decide::{Announced, Before, EnvironmentView, Observed, Stands, Step, decide},
     inspect::Subject,
-    status::{Key, Told},
+    status::{self, Key, Told},
     webhook::{Desired, Held},
 };
 use crate::{
     api::{
-        ChannelId, Effective, REQUESTED_AT, WebhookMode, WhatsAppChannel, WhatsAppChannelStatus,
+        ChannelId, Effective, Existing, REQUESTED_AT, WebhookMode, WhatsAppChannel, WhatsAppChannelStatus,
         conditions::Reason,
     },
     cluster::SecretProblem,
@@ -42,6 +42,8 @@ pub(crate) struct Look<'a> {
     pub client_holder: Option<String>,
     /// Its Secrets.
     pub secrets: Option<Result<SecretsSeen, SecretProblem>>,
+    /// Its change names other credentials, be they in the same Secret: a status speaks of those before.
+    pub other_client: bool,
     /// Kernel's auth server was asked.
     pub token: Option<Result<(), KernelError>>,
     /// Kernel was asked for the webhook.
@@ -141,11 +143,31 @@ impl Look<'_> {
     }
 
     /// How much of what Kernel would be told for this spec, Secret and key a status says that it was told, and whether it
-    /// was once, whatever has failed since. Without the
-    /// installation key, the one that Kernel was told is taken to be still in force.
+    /// was once, whatever has failed since. Without the installation key, the one that Kernel was told is taken to be still
+    /// in force. Where the Secrets could not be read, they are taken to be what they were.
     fn told(&self, old: &WhatsAppChannelStatus, namespace: &str) -> (Stands, bool) {
-        let (Some(environment), Some(Ok(secrets))) = (self.environment, &self.secrets) else {
-            return (Stands::Nothing, false);
+        let generation = self.channel.metadata.generation.unwrap_or_default();
+        self.told_for(old, namespace, generation)
+    }
+
+    /// The same for the spec of this generation.
+    fn told_for(&self, old: &WhatsAppChannelStatus, namespace: &str, generation: i64) -> (Stands, bool) {
+        let nothing = (Stands::Nothing, false);
+        let Some(environment) = self.environment else {
+            return nothing;
+        };
+        let before;
+        let secrets = match &self.secrets {
+            Some(Ok(secrets)) => secrets,
+            Some(Err(_)) => return nothing,
+            None => {
+                before = SecretsSeen {
+                    version: old.observed_secret_version.clone(),
+                    key_version: old.observed_api_key_version.clone(),
+                    issued: None,
+                };
+                &before
+            }
         };
         let told_id = old
             .webhook_key
@@ -165,7 +187,7 @@ impl Look<'_> {
         };
         let told = Told {
             mode,
-            generation: self.channel.metadata.generation.unwrap_or_default(),
+            generation,
             secret_version: secrets.version.as_deref(),
             webhook_url: Some(self.subject(environment, namespace).expected()),
             key,
@@ -204,6 +226,9 @@ impl Look<'_> {
             }
             Step::Done(verdict) if verdict.reason.is_good() => {
                 Preview::nothing(match (&seen.environment, verdict.reason) {
+                    (EnvironmentView::Held { reason, .. }, _) if self.secrets.is_none() => format!(
+                        "its environment is on hold: {reason} (its Secret can't be read: registered, as its status says)"
+                    ),
                     (EnvironmentView::Held { reason, .. }, _) => {
                         format!("its environment is on hold: {reason}")
                     }
@@ -226,18 +251,74 @@ impl Look<'_> {
         })
     }
 
-    /// What would come of it as far as that can be told without asking Kernel.
+    /// What would come of it as far as that can be told without asking Kernel: what the controller heard of it last
+    /// stands until something changes of which Kernel is told.
     pub fn without_kernel(&self) -> Preview {
         let (old, namespace) = (self.status(), self.namespace());
         Preview::of(if self.effective.mode == WebhookMode::Observe {
             Forecast::Nothing("mode Observe".to_owned())
         } else if self.told(&old, &namespace).0 == Stands::Wholly {
             Forecast::Nothing("registered, as its status says".to_owned())
-        } else if old.registered_at.is_none() {
+        } else if let Some((reason, message)) = self.standing(&old) {
+            Forecast::Refused {
+                reason,
+                message: format!("{message} (as its status says)"),
+            }
+        } else if old.registered_at.is_none() && old.webhook_url.is_none() {
             Forecast::Register
-        } else {
+        } else if !self.was_told_before(&old, &namespace) {
             Forecast::Renew("the channel is another than when it was registered")
+        } else if status::is_blind(&old) {
+            Forecast::Renew("it is set on every change, because Kernel can't be read back")
+        } else {
+            Forecast::Nothing(
+                "registered, as its status says; Kernel is told nothing of what changes".to_owned(),
+            )
         })
+    }
+
+    /// Whether Kernel was told just this for the spec that the status speaks of, which may be another in what Kernel
+    /// is not told.
+    fn was_told_before(&self, old: &WhatsAppChannelStatus, namespace: &str) -> bool {
+        let generation = old.observed_generation;
+        !self.other_client
+            && generation
+                .is_some_and(|generation| self.told_for(old, namespace, generation).0 == Stands::Wholly)
+    }
+
+    /// What Kernel said against the channel when it was asked last, if it would be found again: nothing has changed
+    /// that it depends on, and nobody asks for another look.
+    fn standing(&self, old: &WhatsAppChannelStatus) -> Option<(Reason, String)> {
+        let ready = status::ready(old).filter(|ready| ready.status == "False")?;
+        if old.observed_generation != self.channel.metadata.generation || self.is_asked(old) {
+            return None;
+        }
+        let same_secret = || {
+            let secrets = self.secrets.as_ref().and_then(|secrets| secrets.as_ref().ok());
+            secrets.is_some_and(|seen| seen.version.is_some() && seen.version == old.observed_secret_version)
+        };
+        let reason = [
+            Reason::WebhookForeign,
+            Reason::WebhookContested,
+            Reason::CredentialsRejected,
+            Reason::ScopeNotGranted,
+            Reason::PermissionDenied,
+        ]
+        .into_iter()
+        .find(|reason| ready.reason == reason.as_str())?;
+        let stands = match reason {
+            // The environment's defaults may allow it since.
+            Reason::WebhookForeign => self.effective.existing == Existing::Refuse,
+            Reason::WebhookContested => true,
+            _ => same_secret(),
+        };
+        stands.then(|| (reason, ready.message.clone()))
+    }
+
+    /// Whether somebody asks for a look that has not been made yet.
+    fn is_asked(&self, old: &WhatsAppChannelStatus) -> bool {
+        let requested = self.channel.annotations().get(REQUESTED_AT);
+        requested.is_some() && requested != old.last_handled_reconcile_at.as_ref()
     }
 
     fn status(&self) -> WhatsAppChannelStatus {
@@ -261,8 +342,7 @@ impl Look<'_> {
         held: Option<Result<Held, KernelError>>,
     ) -> Observed<'b> {
         let generation = self.channel.metadata.generation.unwrap_or_default();
-        let requested = self.channel.annotations().get(REQUESTED_AT);
-        let asked = requested.is_some() && requested != old.last_handled_reconcile_at.as_ref();
+        let asked = self.is_asked(old);
         let legacy = self
             .environment
             .and_then(|environment| environment.legacy_callback.as_ref())

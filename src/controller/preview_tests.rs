@@ -122,6 +122,7 @@ impl Case {
                 version: Some("7".into()),
                 ..SecretsSeen::default()
             })),
+            other_client: false,
             token: Some(Ok(())),
             held: Some(self.held.clone()),
         })
@@ -283,14 +284,141 @@ fn what_keeps_a_channel_from_being_looked_at_is_said_before_anything_is_asked() 
 }
 
 #[test]
-fn without_kernel_the_status_is_believed() {
-    let forecast = |channel: WhatsAppChannel| {
-        let case = Case::new(channel, "");
-        case.with(|look| look.without_kernel().forecast)
+fn a_hold_leaves_a_registered_channel_alone_whose_secret_the_reader_may_not_read() {
+    let mut case = Case::new(registered(), "");
+    case.environment =
+        environment("hold: {until: '2999-01-01T00:00:00Z', what: [registration], reason: CHG-1}");
+    let unread = |case: &Case| {
+        case.with(|mut look| {
+            (look.secrets, look.token, look.held) = (None, None, None);
+            look.next()
+        })
     };
+    let refused = |next: &Next| {
+        matches!(
+            next,
+            Next::Ends(Preview {
+                forecast: Forecast::Refused {
+                    reason: Reason::EnvironmentHeld,
+                    ..
+                },
+                ..
+            })
+        )
+    };
+    let next = unread(&case);
+    assert!(
+        matches!(&next, Next::Ends(Preview { forecast: Forecast::Nothing(why), .. })
+            if why.contains("on hold: CHG-1") && why.contains("can't be read")),
+        "{next:?}"
+    );
+    // That it is gone is known, and to the controller as well.
+    let gone = case.with(|mut look| {
+        look.secrets = Some(Err(SecretProblem::NotFound("shop".into())));
+        look.next()
+    });
+    assert!(refused(&gone), "{gone:?}");
+    case.channel.metadata.generation = Some(2);
+    assert!(refused(&unread(&case)), "of another spec the status says nothing");
+}
+
+fn without_kernel(channel: WhatsAppChannel, change: impl FnOnce(&mut Look<'_>)) -> Forecast {
+    Case::new(channel, "").with(|mut look| {
+        change(&mut look);
+        look.without_kernel().forecast
+    })
+}
+
+/// A channel of which the status says this for its generation.
+fn failing(reason: Reason) -> WhatsAppChannel {
+    let mut channel = registered();
+    let status = channel.status.as_mut().unwrap();
+    status.conditions[0].status = "False".into();
+    status.conditions[0].reason = reason.as_str().into();
+    status.conditions[0].message = "what Kernel said".into();
+    channel
+}
+
+#[test]
+fn without_kernel_the_status_is_believed() {
+    let forecast = |channel| without_kernel(channel, |_| {});
     assert_eq!(forecast(channel()), Forecast::Register);
     assert!(matches!(forecast(registered()), Forecast::Nothing(_)));
+}
+
+#[test]
+fn without_kernel_a_change_of_which_kernel_is_told_nothing_changes_nothing_there() {
     let mut changed = registered();
     changed.metadata.generation = Some(2);
-    assert!(matches!(forecast(changed), Forecast::Renew(_)));
+    let same = |_: &mut Look<'_>| {};
+    let forecast = without_kernel(changed.clone(), same);
+    assert!(
+        matches!(&forecast, Forecast::Nothing(why) if why.contains("told nothing of what changes")),
+        "{forecast:?}"
+    );
+
+    let renews = |forecast: Forecast| assert!(matches!(forecast, Forecast::Renew(_)), "{forecast:?}");
+    renews(without_kernel(changed.clone(), |look| look.other_client = true));
+    renews(without_kernel(changed.clone(), |look| {
+        look.secrets = Some(Ok(SecretsSeen::default()));
+    }));
+    let mut other_key = changed.clone();
+    other_key.spec.webhook = Some(crate::api::Webhook {
+        key_generation: Some(2),
+        ..crate::api::Webhook::default()
+    });
+    renews(without_kernel(other_key, same));
+    // Where nothing can be read back, the controller sets it on every change.
+    let mut blind = changed;
+    let status = blind.status.as_mut().unwrap();
+    status.conditions.push(Condition {
+        type_: types::WEBHOOK_VERIFIED.into(),
+        reason: Reason::ReadBackUnsupported.as_str().into(),
+        ..status.conditions[0].clone()
+    });
+    renews(without_kernel(blind, same));
+}
+
+#[test]
+fn without_kernel_what_kernel_said_last_stands_until_something_changes_that_it_depends_on() {
+    let refused = |forecast: &Forecast, expected: Reason| {
+        matches!(forecast, Forecast::Refused { reason, message }
+            if *reason == expected && message.contains("what Kernel said") && message.contains("status"))
+    };
+    let same = |_: &mut Look<'_>| {};
+    for reason in [
+        Reason::WebhookForeign,
+        Reason::WebhookContested,
+        Reason::CredentialsRejected,
+        Reason::ScopeNotGranted,
+        Reason::PermissionDenied,
+    ] {
+        let forecast = without_kernel(failing(reason), same);
+        assert!(refused(&forecast, reason), "{forecast:?}");
+        let mut changed = failing(reason);
+        changed.metadata.generation = Some(2);
+        let forecast = without_kernel(changed, same);
+        assert!(!refused(&forecast, reason), "another spec: {forecast:?}");
+        let mut asked = failing(reason);
+        asked
+            .annotations_mut()
+            .insert(REQUESTED_AT.into(), "2026-11-22".into());
+        let forecast = without_kernel(asked, same);
+        assert!(!refused(&forecast, reason), "a look is asked for: {forecast:?}");
+        let rotated = without_kernel(failing(reason), |look| {
+            look.secrets = Some(Ok(SecretsSeen::default()));
+        });
+        let of_the_webhook = [Reason::WebhookForeign, Reason::WebhookContested].contains(&reason);
+        assert_eq!(refused(&rotated, reason), of_the_webhook, "{rotated:?}");
+    }
+    let transient = without_kernel(failing(Reason::UpstreamTimeout), same);
+    assert!(!matches!(transient, Forecast::Refused { .. }), "{transient:?}");
+    // Taking over may be allowed by the environment since: the spec is the same then.
+    let mut allowed = Case::new(failing(Reason::WebhookForeign), "");
+    allowed.channel.spec.webhook = Some(crate::api::Webhook {
+        existing: Some(Existing::TakeOver),
+        ..crate::api::Webhook::default()
+    });
+    let forecast = allowed.with(|look| look.without_kernel().forecast);
+    assert!(!matches!(forecast, Forecast::Refused { .. }), "{forecast:?}");
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     gather::{self, ApiProblem},
-    judge::{self, Asked, Happened, Look, Seen},
+    judge::{self, Asked, Happened, Look, Named, Seen},
     report::{Report, Step, StepId},
     surroundings::{ConfigSource, Surroundings},
 };
@@ -19,7 +19,7 @@ use crate::{
     api::{ChannelId, Effective, KeyRef, WebhookMode, WhatsAppChannel, settings},
     cluster::{self, SecretProblem},
     config::{Environment, Installation, key_ref},
-    controller::inspect::Subject,
+    controller::{inspect::Subject, roll::Roll},
     kernel::{Credentials, KernelError, ReadBack, TokenRequest},
     keys::ApiKey,
 };
@@ -132,16 +132,27 @@ impl Surroundings {
         ));
         let effective = self.settings(channel, report);
 
-        let key_ref = key_ref(environment, &channel.spec, effective.mode);
-        let (secrets, step) = self.secrets(channel, &namespace, key_ref).await;
+        let key = key_ref(environment, &channel.spec, effective.mode).map(|key| {
+            let named = Named::issued(key, effective.mode, &channel.spec.environment);
+            (key, named)
+        });
+        let (secrets, step) = self.secrets(channel, &namespace, key.as_ref()).await;
         report.steps.push(step);
         match (&secrets, environment) {
             (Some(secrets), Some(environment)) => {
-                report
-                    .steps
-                    .push(self.shared(channel, environment, &secrets.credentials).await);
-                self.ask_kernel(channel, environment, &effective, secrets, report)
-                    .await;
+                let step = self.shared(channel, environment, &secrets.credentials).await;
+                let free = step.passed();
+                report.steps.push(step);
+                if free {
+                    self.ask_kernel(channel, environment, &effective, secrets, report)
+                        .await;
+                } else {
+                    // The client is another channel's, and so is whatever Kernel holds for it.
+                    let ids = [StepId::Token, StepId::TokenMessaging, StepId::Webhook];
+                    report
+                        .steps
+                        .extend(ids.map(|id| Step::skipped(id, StepId::Client)));
+                }
             }
             (secrets, _) => {
                 let needs = if secrets.is_none() {
@@ -224,7 +235,7 @@ impl Surroundings {
         &self,
         channel: &WhatsAppChannel,
         namespace: &str,
-        key_ref: Option<&KeyRef>,
+        key: Option<&(&KeyRef, Named<'_>)>,
     ) -> (Option<Secrets>, Step) {
         let reference = &channel.spec.kernel.credentials_secret_ref;
         let found = gather::secret(&self.client, namespace, &reference.name).await;
@@ -237,13 +248,16 @@ impl Surroundings {
         };
         let credentials = match cluster::credentials(secret.as_ref(), reference) {
             Ok(credentials) => credentials,
-            Err(problem) => return (None, judge::secret_problem(namespace, &problem)),
+            Err(problem) => {
+                let named = Named::client(reference);
+                return (None, judge::secret_problem(namespace, &problem, &named));
+            }
         };
-        let issued = match key_ref {
+        let issued = match key {
             None => None,
-            Some(key) => match self.issued(namespace, key).await {
+            Some((key, named)) => match self.issued(namespace, key).await {
                 Ok(Ok(issued)) => Some(issued),
-                Ok(Err(problem)) => return (None, judge::secret_problem(namespace, &problem)),
+                Ok(Err(problem)) => return (None, judge::secret_problem(namespace, &problem, named)),
                 Err(problem) => {
                     let what = format!("Secret {:?}", key.name);
                     return (None, judge::unread(StepId::Secret, &what, &problem));
@@ -278,6 +292,14 @@ impl Surroundings {
             })
             .collect();
         let (clients, missed) = gather::clients_of(&self.client, &others).await;
+        let mut roll = Roll::new(
+            clients.iter().map(|(other, _)| *other).chain([channel]),
+            self.installation.as_ref(),
+        );
+        for (other, credentials) in &clients {
+            roll.uses_client(other, credentials);
+        }
+        roll.uses_client(channel, own);
         let compared = clients.len();
         let same: Vec<String> = clients
             .iter()
@@ -286,6 +308,7 @@ impl Surroundings {
             .collect();
         judge::shared_client(
             &same,
+            roll.client_holder(channel).as_ref(),
             compared,
             missed,
             environment.registration.one_webhook_per_client,
@@ -406,6 +429,12 @@ impl Surroundings {
             existing: effective.existing,
             generation: effective.key_generation,
             no_keys: &self.no_keys,
+            idle: judge::idle(
+                effective.suspend,
+                environment,
+                &channel.spec.environment,
+                Timestamp::now(),
+            ),
         };
         judge::webhook(&look, seen.as_ref()).took(took)
     }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use self::document::{AuraChannel, Read};
 pub use self::{
-    name::{InvalidTemplate, NameTemplate},
+    name::{InvalidTemplate, NameTemplate, secret_file},
     secret::{SecretForm, Store},
 };
 use crate::{
@@ -79,7 +79,7 @@ pub fn import(sources: &[Source], options: &Options) -> Result<Outcome, validate
     let mut importer = Importer {
         validator: Validator::new()?,
         options,
-        names: BTreeSet::new(),
+        files: BTreeSet::new(),
         ids: BTreeMap::new(),
         clients: BTreeMap::new(),
         outcome: Outcome::default(),
@@ -111,7 +111,8 @@ pub fn import(sources: &[Source], options: &Options) -> Result<Outcome, validate
 struct Importer<'a> {
     validator: Validator,
     options: &'a Options,
-    names: BTreeSet<String>,
+    /// The files that are taken, without their ending.
+    files: BTreeSet<String>,
     /// Which document has a channelId.
     ids: BTreeMap<String, String>,
     /// Which document has a Kernel client.
@@ -139,7 +140,7 @@ impl Importer<'_> {
             return self.outcome.errors.push(why);
         }
         let wanted = name::name(&channel, self.options.name.as_ref());
-        let name = name::free(&wanted, &channel, &self.names);
+        let name = name::free(&wanted, &channel, &self.files);
         let mut warnings = Vec::new();
         if name != wanted {
             warnings.push(format!("the name {wanted} is taken: it becomes {name}"));
@@ -159,7 +160,7 @@ impl Importer<'_> {
             .entry(channel.client_id.expose_secret().to_owned())
             .or_insert_with(|| place.to_owned());
         self.ids.insert(channel.channel_id.clone(), place.to_owned());
-        self.names.insert(name);
+        self.files.extend(name::files(&name));
         for field in document::left_out(value) {
             *self.outcome.left_out.entry(printable(&field)).or_default() += 1;
         }

@@ -57,14 +57,25 @@ pub(super) fn name(channel: &AuraChannel, template: Option<&NameTemplate>) -> St
         .unwrap_or_else(|| plain(&format!("channel-{}", short(channel))))
 }
 
-/// A name that is not taken yet: with the start of the channel's id, then with a number.
+/// The files of a channel of this name, without their ending: its own and its Secret's.
+pub(super) fn files(name: &str) -> [String; 2] {
+    [name.to_owned(), secret_file(name)]
+}
+
+/// The file of a channel's Secret, without its ending.
+pub fn secret_file(name: &str) -> String {
+    format!("{name}-secret")
+}
+
+/// A name of which neither file is taken yet: with the start of the channel's id, then with a number. That `shop` has
+/// a Secret's file of the name that a channel `shop-secret` would have is nothing to lose a Secret by.
 pub(super) fn free(name: &str, channel: &AuraChannel, taken: &BTreeSet<String>) -> String {
     let with_id = format!("{name}-{}", short(channel));
     let numbered = (2..).map(|number| format!("{with_id}-{number}"));
     std::iter::once(name.to_owned())
         .chain(std::iter::once(with_id.clone()))
         .chain(numbered)
-        .find(|name| !taken.contains(name))
+        .find(|name| !files(name).iter().any(|file| taken.contains(file)))
         .unwrap_or(with_id)
 }
 

@@ -155,6 +155,27 @@ fn each_document_has_its_own_problem_and_the_others_are_taken_over() {
     assert!(outcome.channels[0].channel.contains("environment: br-pro"));
 }
 
+#[test]
+fn no_channel_gets_a_name_whose_file_is_that_of_anothers_secret() {
+    let named = |n: u32, name: &str| {
+        let mut document = document();
+        document["channel_id"] = json!(format!("0000000{n}-0000-4000-8000-000000000000"));
+        document["name"] = json!(name);
+        document["whatsapp"]["client"]["id"] = json!(format!("fake-client-{n}"));
+        document
+    };
+    for (first, second, becomes) in [
+        ("shop", "shop-secret", "shop-secret-00000002"),
+        ("shop-secret", "shop", "shop-00000002"),
+    ] {
+        let outcome = imported(&json!([named(1, first), named(2, second)]), &options());
+        let names: Vec<&str> = outcome.channels.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, [first, becomes]);
+        let warned = outcome.warnings.join("\n");
+        assert!(warned.contains(&format!("it becomes {becomes}")), "{warned}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     /// Whatever a credential is, the Secret holds it as it was, and nothing else tells of it.

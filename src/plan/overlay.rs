@@ -93,6 +93,12 @@ impl Planned {
         }
     }
 
+    /// Whether other credentials would be used, be they in the same Secret.
+    pub fn other_client(&self) -> bool {
+        let mut paths = self.fields.iter().map(|field| field.path.as_str());
+        paths.any(|path| path.starts_with("kernel.credentialsSecretRef."))
+    }
+
     /// The fields that would be changed and can't be.
     pub fn immutable(&self) -> Vec<&str> {
         self.fields

@@ -13,6 +13,7 @@ use kube::{Client, ResourceExt};
 
 use super::{
     judge,
+    limited::Limited,
     overlay::{self, Planned},
     report::{Line, Report},
 };
@@ -167,6 +168,7 @@ pub async fn run(
         installation: &installation,
         files,
         gates: Gates::new(&installation),
+        limited: Limited::default(),
         ask_kernel: request.ask_kernel,
         now,
     };
@@ -198,7 +200,7 @@ pub async fn run(
     }
     drop(judged);
     let mut lines: Vec<Line> = lines.into_values().collect();
-    let mut notes = Vec::new();
+    let mut notes = plan.limited.notes();
     if lines.iter().any(|line| line.key_not_compared) {
         notes.push(format!("key not compared: {}", surroundings.no_keys));
     }
@@ -325,6 +327,7 @@ struct Plan<'a> {
     installation: &'a Installation,
     files: Option<&'a Judged>,
     gates: Gates,
+    limited: Limited,
     ask_kernel: bool,
     now: Timestamp,
 }
@@ -478,6 +481,7 @@ impl Plan<'_> {
             holder: roll.holder(channel).map(told),
             client_holder: roll.client_holder(channel).map(told),
             secrets,
+            other_client: planned.other_client(),
             token: None,
             held: None,
         };
@@ -515,14 +519,20 @@ impl Plan<'_> {
         let scopes = &look.effective.registration_scopes;
         let mut request = surroundings.request(environment, look.effective, credentials, scopes);
         let population = roll.population(name_of_environment);
-        request.turnstile = self
+        let way = self
             .gates
             .visit(name_of_environment, &namespace, &name, population);
-        if look.token.is_none() {
-            look.token = Some(surroundings.kernel.token(&request).await.map(|_| ()));
+        request.turnstile = way.map(|way| self.limited.turnstile(name_of_environment, way));
+        let error = if look.token.is_none() {
+            let token = surroundings.kernel.token(&request).await.map(|_| ());
+            look.token.insert(token).as_ref().err()
         } else {
             let url = environment.kernel.webhook_url(look.effective.api_version);
-            look.held = Some(surroundings.kernel.webhook(&request, &url).await);
+            let held = surroundings.kernel.webhook(&request, &url).await;
+            look.held.insert(held).as_ref().err()
+        };
+        if let Some(error) = error {
+            self.limited.answered(name_of_environment, error);
         }
     }
 }

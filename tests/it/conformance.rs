@@ -218,6 +218,7 @@ async fn a_kernel_that_is_as_assumed_holds_and_is_left_as_it_was() {
     assert_eq!((ran.code, ran.failing()), (0, vec![]), "{}", ran.text);
     ran.is("token-lifetime", "holds", "3599 s");
     ran.is("webhook-set", "notJudged", "needs --write");
+    ran.is("messaging-cannot-manage", "holds", "a GET gives 403");
     assert_eq!(
         bench.kernel.webhook_sets(CLIENT),
         0,
@@ -232,7 +233,7 @@ async fn a_kernel_that_is_as_assumed_holds_and_is_left_as_it_was() {
         ("ungranted-scope", "left out"),
         ("tokens-coexist", "still gives 200"),
         ("bad-token", "401"),
-        ("messaging-cannot-manage", "403"),
+        ("messaging-cannot-manage", "a PATCH gives 403"),
         ("messages-path", "405"),
         ("webhook-set", "201"),
         ("webhook-set-echo", "the same URL"),
@@ -312,15 +313,46 @@ async fn a_kernel_that_cannot_be_read_back_is_written_to_only_when_told_what_it_
     let ran = bench.run(&["--write"]).await;
     assert_eq!((ran.code, ran.failing()), (1, vec!["webhook-read-back"]));
     ran.is("webhook-set", "notJudged", "can't be read back");
+    ran.is("messaging-cannot-manage", "notJudged", "needs --write");
     assert_eq!(bench.kernel.webhook_sets(CLIENT), 0);
 
     let now = bench.file("webhook-now").display().to_string();
     let ran = bench.run(&["--write", "--previous-url-file", &now]).await;
     ran.is("webhook-set", "holds", "201");
     ran.is("webhook-kept", "notJudged", "can't be read");
+    ran.is("messaging-cannot-manage", "holds", "a PATCH gives 403");
     assert_eq!(ran.json["webhook"]["restored"], "putBackUnseen");
     assert_eq!(bench.webhook(), before());
     assert!(bench.tidy());
+}
+
+#[tokio::test]
+async fn a_token_for_sending_that_changes_the_webhook_is_told_of_and_the_webhook_put_back() {
+    // A scope that is good for both is what a Kernel looks like that does not hold the two apart.
+    let both = ["--messaging-scope", "whatsapp:app-admin"];
+    for no_read_back in [false, true] {
+        let bench = Bench::new(|options| options.no_read_back = no_read_back).await;
+        let now = bench.file("webhook-now").display().to_string();
+        let write = [&both[..], &["--write", "--previous-url-file", &now]].concat();
+        let ran = bench.run(&write).await;
+        ran.is("messaging-cannot-manage", "doesNotHold", "a PATCH gives 201");
+        let restored = if no_read_back { "putBackUnseen" } else { "putBack" };
+        assert_eq!(ran.json["webhook"]["restored"], restored, "{}", ran.text);
+        assert_eq!(bench.webhook(), before());
+        assert!(bench.tidy());
+        assert_eq!(
+            bench.kernel.webhook_sets(CLIENT),
+            4,
+            "set, cleared, set by the other token, put back"
+        );
+        let ran = bench.run(&both).await;
+        let (verdict, observed) = if no_read_back {
+            ("notJudged", "needs --write")
+        } else {
+            ("doesNotHold", "a GET gives 200")
+        };
+        ran.is("messaging-cannot-manage", verdict, observed);
+    }
 }
 
 #[tokio::test]

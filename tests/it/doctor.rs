@@ -298,6 +298,20 @@ async fn a_channel_that_is_broken_in_the_cluster_is_told_where_and_what_to_do() 
             .contains("white space around its value under secret")
     );
 
+    // A key issued elsewhere has a Secret of its own.
+    let keyless = Number::new("1008");
+    world.apply(keyless.secret()).await;
+    let mut channel = keyless.channel();
+    channel["spec"]["webhook"] = json!({"apiKeySecretRef": {"name": "issued-1008", "key": "api-key"}});
+    world.apply(channel).await;
+    look(&world, &keyless.name, &[]).await.fails_at(
+        "secret",
+        &[
+            "create secret generic issued-1008 --from-file=api-key, then",
+            "correct spec.webhook.apiKeySecretRef",
+        ],
+    );
+
     // Neighbours.
     let mut younger = number.channel();
     younger["metadata"]["name"] = "copy".into();
@@ -316,9 +330,24 @@ async fn a_channel_that_is_broken_in_the_cluster_is_told_where_and_what_to_do() 
     let mut sharing = Number::new("1007").channel();
     sharing["spec"]["kernel"]["credentialsSecretRef"]["name"] = padded.secret_name.clone().into();
     world.apply(sharing).await;
-    let ran = look(&world, "number-1007", &[]).await;
-    assert_eq!(ran.text("client", "outcome"), "warn");
-    assert!(ran.text("client", "message").contains(&padded.name));
+    let shared = Number {
+        name: "number-1007".into(),
+        ..padded.clone()
+    };
+    world.wait_reason(&shared, Reason::ClientShared).await;
+    let ran = look(&world, &shared.name, &[]).await;
+    let holder = format!("{}/{}", world.namespace, padded.name);
+    ran.fails_at(
+        "client",
+        &[&holder, "is older", "ClientShared", "a client of its own"],
+    );
+    for id in ["token", "token-messaging", "webhook"] {
+        assert_eq!(ran.text(id, "message"), "not looked at: needs client", "{id}");
+    }
+    assert!(ran.text("controller", "message").contains("ClientShared"));
+    let ran = look(&world, &padded.name, &[]).await;
+    assert_eq!((ran.code, ran.text("client", "outcome").as_str()), (0, "warn"));
+    assert!(ran.text("client", "message").contains("number-1007"));
 }
 
 #[tokio::test]
@@ -372,6 +401,12 @@ async fn a_channel_that_is_broken_at_kernel_is_told_where_and_what_to_do() {
         "ok",
         "it has not looked again yet"
     );
+    // The controller of a channel that is suspended, or on hold, does nothing about it, and no such thing is said.
+    let allowed = format!("    namespaces: [{}]", world.namespace);
+    let held = format!("{allowed}\n    hold: {{until: '2999-01-01T00:00:00Z', what: [registration]}}");
+    let file = config_with(&world, &allowed, &held);
+    let ran = look_with(&world, file.path(), &number.name, &[]).await;
+    ran.fails_at("webhook", &["on hold until 2999", "leaves the webhook as it is"]);
     world.kernel.set_webhook(&number.client_id, "");
     look(&world, &number.name, &[])
         .await
@@ -430,6 +465,7 @@ async fn what_the_controller_says_is_told_with_a_hint_and_its_age() {
         .patch_channel(&number, json!({"spec": {"suspend": true}}))
         .await;
     let ran = look(&world, &number.name, &[]).await;
+    ran.fails_at("webhook", &["elsewhere.example.com", "spec.suspend is true"]);
     assert_eq!(ran.text("controller", "outcome"), "warn");
     assert!(
         ran.text("controller", "message")

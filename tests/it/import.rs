@@ -1,11 +1,15 @@
 //! `import`: what it writes passes `validate` and is taken by the API server, and no credential goes astray.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+};
 
 use serde_json::{Value, json};
 
 use crate::{
-    support::cluster,
+    support::{PROGRAM, cluster},
     validate::{CHANNELS, ask, run},
 };
 
@@ -144,6 +148,35 @@ fn nothing_is_overwritten_unless_forced_and_a_link_is_never_followed() {
 }
 
 #[test]
+fn each_channel_and_each_secret_has_a_file_of_its_own() {
+    for (first, second) in [("shop", "shop-secret"), ("shop-secret", "shop")] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("channels");
+        let out = out.to_str().unwrap();
+        let id = "00000002-0000-4000-8000-000000000000";
+        let lines = format!(
+            "{}\n{}\n",
+            document(first, ID, "fake-1"),
+            document(second, id, "fake-2")
+        );
+        let arguments = ["import", "-", "--environment", "es-dev", "--out", out, "--force"];
+        let (code, _, err) = run(&arguments, &lines);
+        assert_eq!(code, 0, "{err}");
+        let becomes = format!("{second}-00000002");
+        assert!(err.contains(&format!("it becomes {becomes}")), "{err}");
+        let (code, said, _) = run(&["validate", "--strict", "--require-secrets", out], "");
+        assert_eq!(
+            (code, said.as_str()),
+            (0, "4 files, 2 channels, 0 problems; 2 other documents skipped\n")
+        );
+        for (name, secret) in [(first, "fake-1"), (&becomes, "fake-2")] {
+            let file = format!("{out}/{name}-secret.yaml");
+            assert!(fs::read_to_string(&file).unwrap().contains(secret), "{file}");
+        }
+    }
+}
+
+#[test]
 fn a_credential_is_printed_only_when_asked_for_and_never_on_stderr() {
     let text = document("shop-es", ID, "fake-sentinel").to_string();
     let base = ["import", "-", "--environment", "es-dev"];
@@ -183,6 +216,35 @@ fn a_credential_is_printed_only_when_asked_for_and_never_on_stderr() {
             "{out}{err}"
         );
     }
+}
+
+#[test]
+fn on_a_terminal_a_credential_is_shown_only_when_asked_for_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("shop.json");
+    fs::write(&file, document("shop-es", ID, "fake-sentinel").to_string()).unwrap();
+    // A terminal is what util-linux's `script` gives the command.
+    let on_a_terminal = |more: &str| {
+        let command = format!(
+            "{PROGRAM} import {} --environment es-dev --secrets plain {more}",
+            file.display()
+        );
+        let output = Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .env("SHELL", "/bin/sh")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), shown)
+    };
+    let (code, shown) = on_a_terminal("--print-secrets");
+    assert_eq!(code, Some(2), "{shown}");
+    assert!(shown.contains("on a terminal"), "{shown}");
+    assert!(!shown.contains("sentinel"), "{shown}");
+    let (code, shown) = on_a_terminal("--print-secrets --print-secrets");
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("fake-sentinel"), "{shown}");
 }
 
 #[test]

@@ -369,6 +369,121 @@ async fn a_kernel_that_does_not_answer_leaves_channels_unjudged_and_need_not_be_
 }
 
 #[tokio::test]
+async fn before_mode_legacy_it_is_told_whether_kernel_holds_just_what_the_secret_says() {
+    let world = World::builder("plan-legacy")
+        .without_bridge()
+        .environment_extra(
+            "    legacyCallback: {url: \"http://127.0.0.1:9/legacy?apikey={apikey}&channelId={channelId}\", \
+             apiKeySecretRef: {name: legacy, key: apikey}}",
+        )
+        .start()
+        .await;
+    let number = world
+        .add("1002", |channel| {
+            channel["spec"]["webhook"] = json!({"mode": "Observe"});
+        })
+        .await;
+    let held = |key: &str| {
+        let id = &number.channel_id;
+        format!("http://127.0.0.1:9/legacy?apikey={key}&channelId={id}")
+    };
+    world
+        .kernel
+        .set_webhook(&number.client_id, &held("fake-key-of-before"));
+    world.wait_reason(&number, Reason::Observed).await;
+    let mut legacy = number.channel();
+    legacy["spec"]["webhook"] = json!({"mode": "Legacy"});
+    let secret = |key: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": "legacy", "labels": {"channels.auracognitive.com/channel-secret": "true"}},
+            "stringData": {"apikey": key}})
+    };
+    let ran = plan(&world, &[], &[legacy.clone(), secret("fake-key-of-before")]).await;
+    ran.says(&number.name, "changed", "none", "");
+    let ran = plan(&world, &[], &[legacy.clone(), secret("fake-wrong-key")]).await;
+    ran.says(&number.name, "changed", "renew", "another key");
+
+    // The controller does just that, and the system before is called with a key that it does not know.
+    world.apply(secret("fake-wrong-key")).await;
+    world
+        .patch_channel(&number, json!({"spec": {"webhook": {"mode": "Legacy"}}}))
+        .await;
+    world.wait_reason(&number, Reason::LegacyRegistered).await;
+    assert_eq!(
+        world.kernel.webhook_of(&number.client_id),
+        Some(held("fake-wrong-key"))
+    );
+}
+
+#[tokio::test]
+async fn once_kernel_limits_the_rate_no_more_is_asked_of_it() {
+    let mut world = World::builder("plan-limited").without_bridge().start().await;
+    let mut numbers = Vec::new();
+    for digits in ["1002", "1003", "1004", "1005"] {
+        numbers.push(world.ready_number(digits).await);
+    }
+    stop_controller(&mut world).await;
+    for (endpoint, made) in [(Endpoint::Token, 1), (Endpoint::WebhookGet, 2)] {
+        world
+            .kernel
+            .inject(Fault::status(429).retry_after(7).on(endpoint));
+        let calls = world.kernel.call_count();
+        let ran = plan(&world, &["--concurrency", "1"], &[]).await;
+        assert_eq!(ran.code, 2, "{}", ran.stdout);
+        for number in &numbers {
+            ran.says(
+                &number.name,
+                "unknown",
+                "unknown",
+                "limits the rate of calls (429)",
+            );
+        }
+        assert_eq!(
+            world.kernel.call_count() - calls,
+            made,
+            "no more after the first 429"
+        );
+        let notes = ran.json()["notes"].to_string();
+        assert!(notes.contains("try again in 7 s"), "{notes}");
+        world.kernel.clear_faults();
+    }
+    let ran = plan(&world, &WITH_KEY, &[]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stdout);
+}
+
+#[tokio::test]
+async fn without_kernel_what_the_controller_says_is_not_contradicted() {
+    let mut world = World::builder("plan-no-kernel").without_bridge().start().await;
+    let fine = world.ready_number("1002").await;
+    let foreign = world.ready_number("1003").await;
+    world
+        .kernel
+        .set_webhook(&foreign.client_id, "https://elsewhere.example.com/hook");
+    world.look_now(&foreign, "1").await;
+    world.wait_reason(&foreign, Reason::WebhookForeign).await;
+    stop_controller(&mut world).await;
+
+    let ran = plan(&world, &["--no-kernel"], &[]).await;
+    assert_eq!(ran.code, 1, "{}", ran.stdout);
+    ran.says(&foreign.name, "refused", "refused", "WebhookForeign");
+    ran.says(&foreign.name, "refused", "refused", "elsewhere.example.com");
+
+    let mut slower = fine.channel();
+    slower["spec"]["delivery"] = json!({"messagesPerSecond": 5});
+    let mut taking = foreign.channel();
+    taking["spec"]["webhook"] = json!({"existing": "TakeOver"});
+    let ran = plan(&world, &["--no-kernel"], &[slower, taking]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stdout);
+    ran.says(&fine.name, "changed", "none", "told nothing of what changes");
+    ran.says(&foreign.name, "changed", "renew", "Kernel was not asked");
+
+    let mut newer = fine.channel();
+    newer["spec"]["webhook"] = json!({"keyGeneration": 2});
+    let ran = plan(&world, &["--no-kernel"], &[newer]).await;
+    ran.says(&fine.name, "changed", "renew", "Kernel was not asked");
+}
+
+#[tokio::test]
 async fn what_everything_depends_on_is_told_of_when_it_is_missing() {
     let world = World::builder("plan-missing").without_bridge().start().await;
     let kubeconfig = cluster().await.kubeconfig();

@@ -322,11 +322,7 @@ fn reading(evidence: &Evidence, findings: &mut Findings) {
     findings.add(
         "messaging-cannot-manage",
         "a token for sending can't read or change the webhook",
-        setting(evidence.read_by_messaging.as_ref(), |answer| match answer.status {
-            401 | 403 => holds(answer.status.to_string()),
-            200 | 204 => fails(answer.status.to_string()),
-            status => unjudged(format!("Kernel answered {status}")),
-        }),
+        by_messaging(evidence),
         "no setting: whoever takes over the bridge could re-point webhooks; ask the Kernel team to hold the two scopes apart",
     );
     findings.add(
@@ -342,6 +338,34 @@ fn reading(evidence: &Evidence, findings: &mut Findings) {
         ),
         "kernel.messagesPath",
     );
+}
+
+/// What a token for sending may do with the webhook. That it can't be read with it does not say that it can't be changed.
+fn by_messaging(evidence: &Evidence) -> Judged {
+    let read = evidence.read_by_messaging.as_ref();
+    let changed = evidence.written.set_by_messaging.as_ref();
+    // Where nobody can read it, that this token can't either says nothing.
+    let readable = !matches!(&evidence.read, Some(Ok(answer)) if NO_READ_BACK.contains(&answer.status));
+    let reading = setting(read, |answer| match answer.status {
+        401 | 403 if readable => holds(format!("a GET gives {}", answer.status)),
+        200 | 204 => fails(format!("it can be read: a GET gives {}", answer.status)),
+        _ if !readable => unjudged(format!("the webhook can't be read; {NEEDS_WRITE}")),
+        status => unjudged(format!("a GET gives {status}; {NEEDS_WRITE}")),
+    });
+    let Some(changed) = changed else {
+        return reading;
+    };
+    let changing = setting(Some(changed), |answer| match answer.status {
+        401 | 403 => holds(format!("a PATCH gives {}", answer.status)),
+        200..=299 => fails(format!("it can be changed: a PATCH gives {}", answer.status)),
+        status => unjudged(format!("a PATCH gives {status}")),
+    });
+    // To change it is the worse of the two.
+    if reading.0 == Verdict::DoesNotHold && changing.0 != Verdict::DoesNotHold {
+        reading
+    } else {
+        changing
+    }
 }
 
 /// What follows from a webhook that can't be read.
@@ -546,6 +570,64 @@ fn on_the_way(options: &Options, evidence: &Evidence, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::conformance::writes::Written;
+
+    #[test]
+    fn a_token_for_sending_is_judged_by_what_it_can_change() {
+        use Verdict::{DoesNotHold, Holds, NotJudged};
+        let answer = |status| Some(Ok(SettingAnswer::read(status, b"")));
+        for (read, changed, verdict, observed) in [
+            (answer(403), None, Holds, "a GET gives 403"),
+            (answer(404), None, NotJudged, "a GET gives 404; needs --write"),
+            (answer(200), None, DoesNotHold, "it can be read: a GET gives 200"),
+            (answer(403), answer(403), Holds, "a PATCH gives 403"),
+            (answer(404), answer(403), Holds, "a PATCH gives 403"),
+            (
+                answer(403),
+                answer(204),
+                DoesNotHold,
+                "it can be changed: a PATCH gives 204",
+            ),
+            (
+                answer(200),
+                answer(201),
+                DoesNotHold,
+                "it can be changed: a PATCH gives 201",
+            ),
+            (
+                answer(200),
+                answer(403),
+                DoesNotHold,
+                "it can be read: a GET gives 200",
+            ),
+            (answer(403), answer(400), NotJudged, "a PATCH gives 400"),
+            (
+                answer(403),
+                Some(Err(NoAnswer::TimedOut)),
+                NotJudged,
+                "no answer in time",
+            ),
+            (None, None, NotJudged, "not asked"),
+        ] {
+            let evidence = Evidence {
+                read_by_messaging: read,
+                written: Written {
+                    set_by_messaging: changed,
+                    ..Written::default()
+                },
+                ..Evidence::default()
+            };
+            assert_eq!(by_messaging(&evidence), (verdict, observed.to_owned()));
+        }
+        let evidence = Evidence {
+            read: answer(404),
+            read_by_messaging: answer(403),
+            ..Evidence::default()
+        };
+        let (verdict, observed) = by_messaging(&evidence);
+        assert_eq!(verdict, NotJudged);
+        assert!(observed.contains("needs --write"), "{observed}");
+    }
 
     #[test]
     fn what_failed_by_chance_is_not_judged() {

@@ -39,6 +39,8 @@ pub(super) struct Written {
     pub second_after_set: Option<Reached<SettingAnswer>>,
     pub clear: Option<Reached<SettingAnswer>>,
     pub read_after_clear: Option<Reached<SettingAnswer>>,
+    /// The same change with the bridge's token, which should be refused.
+    pub set_by_messaging: Option<Reached<SettingAnswer>>,
     pub restored: Restored,
 }
 
@@ -118,7 +120,7 @@ pub(super) async fn run(
         let unanswered = |call: &Option<Reached<SettingAnswer>>| {
             matches!(call, Some(Err(NoAnswer::TimedOut | NoAnswer::Broken)))
         };
-        if unanswered(&written.set) || unanswered(&written.clear) {
+        if unanswered(&written.set) || unanswered(&written.clear) || unanswered(&written.set_by_messaging) {
             // It may still be on its way, and must not arrive after what puts back.
             tokio::time::sleep(options.retry_step * 2).await;
         }
@@ -176,6 +178,11 @@ async fn change(
     written.clear = Some(clear);
     if cleared && !stop.is_cancelled() {
         written.read_after_clear = Some(probe.webhook(token).await);
+    }
+    // The last, because it is put back after it in any case: whether it is taken is not known before.
+    let messaging = evidence.messaging.as_ref().and_then(token_of);
+    if let Some(messaging) = messaging.filter(|_| !stop.is_cancelled()) {
+        written.set_by_messaging = Some(probe.set_webhook(&messaging, &SecretString::from(HARMLESS)).await);
     }
     true
 }

@@ -8,9 +8,9 @@ use crate::doctor::{
     report::{Step, StepId},
 };
 use crate::{
-    api::{Claim, CredentialsRef, WebhookMode, WhatsAppChannel},
+    api::{Claim, CredentialsRef, KeyRef, WebhookMode, WhatsAppChannel, conditions::Reason},
     cluster::{self, SecretProblem},
-    config::{ConfigError, Held as HeldPart, Installation},
+    config::{ConfigError, Environment, Held as HeldPart, Installation},
     controller::roll::Roll,
     words,
 };
@@ -253,6 +253,26 @@ pub(in crate::doctor) fn environment(
     }
 }
 
+/// Why the controller changes nothing about a channel at Kernel, and what ends that.
+pub(in crate::doctor) fn idle(
+    suspended: bool,
+    environment: &Environment,
+    name: &str,
+    now: Timestamp,
+) -> Option<String> {
+    if suspended {
+        return Some(
+            "spec.suspend is true, so the controller leaves the webhook as it is: set it to false".to_owned(),
+        );
+    }
+    let hold = environment.held(HeldPart::Registration, now)?;
+    Some(format!(
+        "the environment is on hold until {}, so the controller leaves the webhook as it is: wait, or end \
+         environments.{name}.hold in the configuration",
+        hold.until
+    ))
+}
+
 /// Other resources that name the same channel, by the rule that both roles apply.
 pub(in crate::doctor) fn conflicts(
     channel: &WhatsAppChannel,
@@ -305,21 +325,52 @@ pub(in crate::doctor) fn conflicts(
     })
 }
 
+/// What names a Secret, and under which keys its values are looked for.
+pub(in crate::doctor) struct Named<'a> {
+    /// The field, as a person finds it.
+    pub field: String,
+    pub keys: Vec<&'a str>,
+}
+
+impl<'a> Named<'a> {
+    /// The Secret with a channel's Kernel client.
+    pub fn client(reference: &'a CredentialsRef) -> Self {
+        Self {
+            field: "spec.kernel.credentialsSecretRef".to_owned(),
+            keys: vec![reference.id_key(), reference.secret_key()],
+        }
+    }
+
+    /// The Secret with a key issued elsewhere: in mode Legacy it is the environment that names it.
+    pub fn issued(reference: &'a KeyRef, mode: WebhookMode, environment: &str) -> Self {
+        Self {
+            field: if mode == WebhookMode::Legacy {
+                format!("environments.{environment}.legacyCallback.apiKeySecretRef of the configuration")
+            } else {
+                "spec.webhook.apiKeySecretRef".to_owned()
+            },
+            keys: vec![&reference.key],
+        }
+    }
+}
+
 /// A Secret that a channel names can't be used, by the rule that both roles apply.
-pub(in crate::doctor) fn secret_problem(namespace: &str, problem: &SecretProblem) -> Step {
+pub(in crate::doctor) fn secret_problem(namespace: &str, problem: &SecretProblem, named: &Named<'_>) -> Step {
+    let Named { field, keys } = named;
     let next = match problem {
-        SecretProblem::NotFound(name) => format!(
-            "kubectl -n {namespace} create secret generic {name} --from-file=id --from-file=secret, then label it; \
-             or correct spec.kernel.credentialsSecretRef"
-        ),
+        SecretProblem::NotFound(name) => {
+            let files: Vec<String> = keys.iter().map(|key| format!("--from-file={key}")).collect();
+            format!(
+                "kubectl -n {namespace} create secret generic {name} {}, then label it; or correct {field}",
+                files.join(" ")
+            )
+        }
         SecretProblem::NotAllowed { name } => format!(
             "kubectl -n {namespace} label secret {name} {}=true",
             crate::api::SECRET_LABEL
         ),
         SecretProblem::KeyMissing { name, key } => {
-            format!(
-                "put the value under the key {key:?} of Secret {name:?}, or name the key in the channel's reference"
-            )
+            format!("put the value under the key {key:?} of Secret {name:?}, or name its key in {field}")
         }
         SecretProblem::Invalid { name, key } => {
             format!("write the value under the key {key:?} of Secret {name:?} anew: one line of text")
@@ -355,9 +406,11 @@ pub(in crate::doctor) fn secrets_usable(secret: &Secret, reference: &Credentials
     )
 }
 
-/// Other channels of the environment with the same Kernel client.
+/// Other channels of the environment with the same Kernel client; `holder` is the older one that keeps this one from
+/// it, by the rule that the controller applies.
 pub(in crate::doctor) fn shared_client(
     same: &[String],
+    holder: Option<&Claim>,
     compared: usize,
     missed: usize,
     one_per_client: bool,
@@ -368,6 +421,20 @@ pub(in crate::doctor) fn shared_client(
     } else {
         format!("{compared} others compared, {missed} could not be")
     };
+    let next = "Kernel holds one webhook per client: give each channel a client of its own, or set \
+                registration.oneWebhookPerClient to false if Kernel does otherwise";
+    if let Some(holder) = holder {
+        return Step::fail(
+            id,
+            format!(
+                "uses the same Kernel client as {}/{}, which is older and holds it ({}; {scope})",
+                holder.namespace,
+                holder.name,
+                Reason::ClientShared
+            ),
+            next,
+        );
+    }
     match same {
         [] => Step::ok(
             id,
@@ -382,9 +449,11 @@ pub(in crate::doctor) fn shared_client(
         ),
         same => Step::warn(
             id,
-            format!("uses the same Kernel client as {} ({scope})", same.join(", ")),
-            "Kernel holds one webhook per client: give each channel a client of its own, or set \
-             registration.oneWebhookPerClient to false if Kernel does otherwise",
+            format!(
+                "this channel holds its Kernel client; used as well by {} ({scope})",
+                same.join(", ")
+            ),
+            next,
         ),
     }
 }
@@ -454,11 +523,58 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_client_is_worth_a_word_unless_the_configuration_allows_it() {
+    fn a_secret_that_is_missing_is_to_be_made_as_what_names_it_wants_it() {
+        let client = CredentialsRef {
+            name: "shop".into(),
+            id_key: Some("client-id".into()),
+            secret_key: None,
+        };
+        let key = KeyRef {
+            name: "issued".into(),
+            key: "api-key".into(),
+        };
+        let missing = |name: &str, named: &Named<'_>| {
+            let problem = SecretProblem::NotFound(name.into());
+            secret_problem("aura-es", &problem, named).next.unwrap()
+        };
+        assert_eq!(
+            missing("shop", &Named::client(&client)),
+            "kubectl -n aura-es create secret generic shop --from-file=client-id --from-file=secret, then label it; \
+             or correct spec.kernel.credentialsSecretRef"
+        );
+        assert_eq!(
+            missing("issued", &Named::issued(&key, WebhookMode::Manage, "es-pro")),
+            "kubectl -n aura-es create secret generic issued --from-file=api-key, then label it; \
+             or correct spec.webhook.apiKeySecretRef"
+        );
+        let legacy = Named::issued(&key, WebhookMode::Legacy, "es-pro");
+        let next = missing("issued", &legacy);
+        assert!(next.contains("--from-file=api-key"), "{next}");
+        assert!(next.ends_with("environments.es-pro.legacyCallback.apiKeySecretRef of the configuration"));
+        let problem = SecretProblem::KeyMissing {
+            name: "issued".into(),
+            key: "api-key".into(),
+        };
+        let next = secret_problem("aura-es", &problem, &legacy).next.unwrap();
+        assert!(next.contains("environments.es-pro.legacyCallback"), "{next}");
+    }
+
+    #[test]
+    fn a_shared_client_fails_the_younger_is_worth_a_word_to_the_older_and_is_fine_where_allowed() {
         let same = ["aura-es/other".to_owned()];
-        assert_eq!(shared_client(&same, 1, 0, true).outcome, Outcome::Warn);
-        assert_eq!(shared_client(&same, 1, 0, false).outcome, Outcome::Ok);
-        let step = shared_client(&[], 3, 2, true);
+        let holder = Claim {
+            created: 100,
+            namespace: "aura-es".into(),
+            name: "other".into(),
+        };
+        let younger = shared_client(&same, Some(&holder), 1, 0, true);
+        assert_eq!(younger.outcome, Outcome::Fail);
+        assert!(younger.message.contains("aura-es/other, which is older"));
+        assert!(younger.message.contains("ClientShared"));
+        assert!(younger.next.unwrap().contains("a client of its own"));
+        assert_eq!(shared_client(&same, None, 1, 0, true).outcome, Outcome::Warn);
+        assert_eq!(shared_client(&same, None, 1, 0, false).outcome, Outcome::Ok);
+        let step = shared_client(&[], None, 3, 2, true);
         assert_eq!(step.outcome, Outcome::Ok);
         assert!(step.message.contains("3 others compared, 2 could not be"));
     }

@@ -107,6 +107,18 @@ pub(in crate::doctor) struct Look<'a> {
     pub generation: u64,
     /// Why the key in force is not known, if it is not.
     pub no_keys: &'a str,
+    /// Why the controller changes nothing at present, and what ends that, if that is so.
+    pub idle: Option<String>,
+}
+
+impl Look<'_> {
+    /// What the controller will do, or what is to be done about it first.
+    fn will(&self, next: String) -> String {
+        match &self.idle {
+            Some(idle) => format!("{idle}; then {next}"),
+            None => next,
+        }
+    }
 }
 
 /// What Kernel holds.
@@ -134,7 +146,7 @@ pub(in crate::doctor) fn webhook(look: &Look<'_>, result: Result<&Seen, &KernelE
         |note: &str| Step::ok(id, format!("Kernel holds our webhook{note}")).detail(look.expected.to_owned());
     // In mode Observe nothing is changed: another webhook is what one came to see.
     let wrong = |message: String, next: String| {
-        let step = Step::fail(id, message, next).detail(format!("it should be {}", look.expected));
+        let step = Step::fail(id, message, look.will(next)).detail(format!("it should be {}", look.expected));
         if look.mode == WebhookMode::Observe {
             Step {
                 outcome: Outcome::Warn,
@@ -157,11 +169,12 @@ pub(in crate::doctor) fn webhook(look: &Look<'_>, result: Result<&Seen, &KernelE
         ),
         Seen::Whose(Whose::Foreign(host)) => wrong(
             format!("Kernel calls another webhook, at {host}"),
-            match (look.mode, look.existing) {
-                (WebhookMode::Manage, Existing::Refuse) => format!(
+            match look.existing {
+                // In mode Legacy too: what is not the system before is another party's.
+                Existing::Refuse => format!(
                     "if this channel is to take over from {host}, set spec.webhook.existing to TakeOver; if not, leave it to that system"
                 ),
-                _ => format!("the controller takes it over at its next look: {again}"),
+                Existing::TakeOver => format!("the controller takes it over at its next look: {again}"),
             },
         ),
         Seen::Whose(Whose::Former) => wrong(
@@ -178,7 +191,9 @@ pub(in crate::doctor) fn webhook(look: &Look<'_>, result: Result<&Seen, &KernelE
                     "Kernel holds our webhook with the key of generation {held}; in force is {}",
                     look.generation
                 ),
-                format!("the controller brings it up to date at its next look: {again}"),
+                look.will(format!(
+                    "the controller brings it up to date at its next look: {again}"
+                )),
             )
             .detail(look.expected.to_owned()),
             HeldKey::Other => wrong(
@@ -204,6 +219,7 @@ mod tests {
             existing,
             generation: 3,
             no_keys: "name the Secret",
+            idle: None,
         }
     }
 
@@ -266,6 +282,36 @@ mod tests {
         }
         let step = webhook(&look(WebhookMode::Manage, Existing::TakeOver), Ok(&foreign()));
         assert!(step.next.unwrap().contains("takes it over at its next look"));
+    }
+
+    #[test]
+    fn no_step_promises_what_the_controller_will_not_do() {
+        let foreign = || seen(Whose::Foreign("other.example.com".into()));
+        let legacy = webhook(&look(WebhookMode::Legacy, Existing::Refuse), Ok(&foreign()));
+        assert_eq!(legacy.outcome, Outcome::Fail);
+        let next = legacy.next.unwrap();
+        assert!(next.contains("set spec.webhook.existing to TakeOver"), "{next}");
+        assert!(!next.contains("the controller"), "{next}");
+        let legacy = webhook(&look(WebhookMode::Legacy, Existing::TakeOver), Ok(&foreign()));
+        assert!(legacy.next.unwrap().starts_with("the controller takes it over"));
+
+        let idle = Look {
+            idle: Some("spec.suspend is true: set it to false".into()),
+            ..look(WebhookMode::Manage, Existing::TakeOver)
+        };
+        for held in [
+            foreign(),
+            seen(Whose::Former),
+            seen(Whose::Ours(HeldKey::Other)),
+            seen(Whose::Ours(HeldKey::Generation(2))),
+            Seen::Empty,
+        ] {
+            let next = webhook(&idle, Ok(&held)).next.unwrap();
+            assert!(
+                next.starts_with("spec.suspend is true: set it to false; then "),
+                "{next}"
+            );
+        }
     }
 
     #[test]
