@@ -20,6 +20,7 @@ mod control_plane;
 mod crash;
 mod crd;
 mod definition;
+mod deletion;
 mod dev;
 mod docs;
 mod doctor;
