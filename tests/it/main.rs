@@ -31,6 +31,7 @@ mod leader;
 mod lifecycle;
 mod matrix;
 mod memory;
+mod metrics;
 mod modes;
 mod outage;
 mod plan;
