@@ -3,10 +3,18 @@
 
 use std::time::Duration;
 
-use aura_whatsapp_operator::{api::conditions::Reason, sim::fault::Endpoint};
+use aura_whatsapp_operator::{
+    api::{FINALIZER, conditions::Reason},
+    sim::{
+        dev::site,
+        fault::Endpoint,
+        kernel::{ApiCall, Outcome},
+    },
+};
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
-use kube::{Api, api::ListParams};
+use kube::{Api, ResourceExt, api::ListParams};
+use serde_json::json;
 
 use crate::support::{Number, SOON, World, condition, ready};
 
@@ -206,6 +214,168 @@ async fn a_hold_stops_what_is_new_and_ends_by_itself() {
     assert_eq!(ready(&channel).0, "True");
     let channel = world.channels().get(&verified.name).await.unwrap();
     assert_eq!(ready(&channel).0, "True");
+}
+
+#[tokio::test]
+async fn changed_defaults_of_an_environment_hold_for_its_channels_at_once() {
+    let world = World::start("defaults").await;
+    let number = world.ready_number("1002").await;
+    let foreign = Number::new("1004");
+    world.kernel.add_client(foreign.client());
+    world.kernel.set_webhook(
+        &foreign.client_id,
+        "https://old.example.com/hook?key=fake-foreign-key",
+    );
+    world.apply(foreign.secret()).await;
+    world.apply(foreign.channel()).await;
+    world.wait_reason(&foreign, Reason::WebhookForeign).await;
+    let own = world
+        .add("1006", |channel| {
+            channel["spec"]["webhook"] = json!({"onDelete": "Keep"});
+        })
+        .await;
+    world.wait_ready(&own).await;
+    let is_held = async |number: &Number| {
+        let channel = world.channels().get(&number.name).await.unwrap();
+        channel.finalizers().contains(&FINALIZER.to_owned())
+    };
+    assert!(!is_held(&number).await);
+
+    let defaults = "    channelDefaults: {webhook: {existing: TakeOver, onDelete: Clear}}";
+    reconfigured(&world, |text| with_lines_for_each_environment(text, defaults)).await;
+    world.wait_ready(&foreign).await;
+    let held = world.kernel.webhook_of(&foreign.client_id).unwrap();
+    assert!(held.contains(&foreign.channel_id), "{held}");
+    world
+        .until("its deletion has something to do", async || {
+            is_held(&number).await
+        })
+        .await;
+    assert_eq!(
+        world.kernel.webhook_sets(&number.client_id),
+        1,
+        "what Kernel was told is as it was"
+    );
+    // Both of them were looked at by now, and the third one is not gone through later than they are.
+    world.look_now(&own, "now").await;
+    assert!(!is_held(&own).await, "what it says itself holds");
+
+    let mode = "    channelDefaults: {webhook: {onDelete: Keep}, delivery: {mode: Hold}}";
+    reconfigured(&world, |text| text.replace(defaults, mode)).await;
+    world
+        .until("its deletion has nothing to do any more", async || {
+            !is_held(&number).await
+        })
+        .await;
+    world.kernel.user_sends(&number.digits, USER, "hola").unwrap();
+    waits_in_its_lane(&world, 1.0).await;
+    reconfigured(&world, |text| {
+        text.replace(mode, "    channelDefaults: {delivery: {mode: Deliver}}")
+    })
+    .await;
+    world.wait_received(USER, 1).await;
+}
+
+/// Waits until so many messages are accepted and not delivered.
+async fn waits_in_its_lane(world: &World, messages: f64) {
+    world
+        .until("the message is accepted", async || {
+            world
+                .metric(world.site.bridge_admin, "aura_whatsapp_pending_messages")
+                .await
+                >= messages
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_hold_of_deliveries_takes_messages_and_delivers_them_when_it_ends() {
+    let world = World::start("hold-delivery").await;
+    let number = world.ready_number("1002").await;
+    let hold =
+        |until: Timestamp| format!("    hold: {{until: {until:.0}, what: [delivery], reason: maintenance}}");
+    let far = hold(Timestamp::now() + Duration::from_secs(3600));
+    reconfigured(&world, |text| with_lines_for_each_environment(text, &far)).await;
+    let wamid = world.kernel.user_sends(&number.digits, USER, "hola").unwrap();
+    let calls = world.kernel.wait_webhook_calls(1, SOON).await.unwrap();
+    assert_eq!(calls[0].outcome, Outcome::Status(200), "{wamid}: {:?}", calls[0]);
+    waits_in_its_lane(&world, 1.0).await;
+    // Nothing but deliveries is held: a new channel is registered.
+    let new = world.ready_number("1004").await;
+    world.kernel.user_sends(&new.digits, USER, "adiós").unwrap();
+    waits_in_its_lane(&world, 2.0).await;
+    assert_eq!(world.aura.calls().len(), 0);
+
+    // As above: this ends a second or more after it is seen.
+    let until = Timestamp::from_second(Timestamp::now().as_second() + 4).unwrap();
+    world.reconfigure(|text| text.replace(&far, &hold(until)));
+    world.wait_received(USER, 2).await;
+    for call in world.aura.calls() {
+        assert!(call.at >= until, "delivered at {}, held until {until}", call.at);
+    }
+    for channel in [&number, &new] {
+        let channel = world.channels().get(&channel.name).await.unwrap();
+        assert_eq!(ready(&channel).0, "True", "{:?}", ready(&channel));
+    }
+}
+
+#[tokio::test]
+async fn an_environment_that_is_taken_away_is_told_of_and_comes_back_as_it_was() {
+    let world = World::builder("taken-away")
+        .environment("es-other", None)
+        .start()
+        .await;
+    let usual = world.ready_number("1002").await;
+    let other = world
+        .add("1004", |channel| {
+            channel["spec"]["environment"] = "es-other".into()
+        })
+        .await;
+    world.wait_ready(&other).await;
+    world.converse(&other, USER, "hola", 1).await;
+    let (whole, calls) = (
+        std::fs::read_to_string(world.site.config()).unwrap(),
+        world.kernel.call_count(),
+    );
+    let controller = world.site.controller_admin;
+    reconfigured(&world, |text| {
+        text[..text.find("  es-other:").unwrap()].to_owned()
+    })
+    .await;
+    let channel = world.wait_reason(&other, Reason::EnvironmentUnknown).await;
+    assert_eq!(condition(&channel, "Accepted").0, "False");
+    assert_eq!(condition(&channel, "Stalled").0, "True");
+    let (_, page) = site::get(controller, "/metrics").await.unwrap();
+    assert!(
+        !page.contains("environment=\"es-other\"") && page.contains("environment=\"es-dev\""),
+        "{page}"
+    );
+    world.converse(&usual, USER, "sigo aquí", 2).await;
+    // Kernel is asked to come back with a call that is authentic: nothing is lost.
+    let ended = world.kernel.webhook_calls().len();
+    world.kernel.user_sends(&other.digits, USER, "¿hola?").unwrap();
+    let ended = world.kernel.wait_webhook_calls(ended + 1, SOON).await.unwrap();
+    assert_eq!(
+        ended.last().unwrap().outcome,
+        Outcome::Status(503),
+        "{:?}",
+        ended.last()
+    );
+    assert_eq!(world.aura.calls().len(), 2);
+    let own = |call: &&ApiCall| {
+        call.client_id.as_deref() == Some(other.client_id.as_str()) && call.endpoint != Endpoint::Send
+    };
+    let calls = world.kernel.calls_since(calls);
+    assert_eq!(calls.iter().filter(own).count(), 0, "Kernel is left alone");
+
+    reconfigured(&world, |_| whole).await;
+    world.wait_ready(&other).await;
+    world.wait_received(USER, 3).await;
+    assert_eq!(
+        world.kernel.webhook_sets(&other.client_id),
+        1,
+        "its webhook stayed as it was"
+    );
 }
 
 #[tokio::test]

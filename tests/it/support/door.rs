@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Mutex,
     task::JoinHandle,
@@ -39,6 +40,17 @@ impl Door {
         }
     }
 
+    /// Lets one HTTP call through, and is shut by the time its answer arrives: what the caller does next finds nobody.
+    pub async fn shut_after_an_answer(&self) {
+        self.shut().await;
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        let to = self.to;
+        *self.open.lock().await = Some(tokio::spawn(async move {
+            // A caller that breaks off has had its one call.
+            let _ = pass_one_call(listener, to).await;
+        }));
+    }
+
     /// Opens again at the same address.
     pub async fn open(&self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
@@ -57,4 +69,47 @@ async fn pass(listener: TcpListener, to: SocketAddr) {
         });
         while connections.try_join_next().is_some() {}
     }
+}
+
+async fn pass_one_call(listener: TcpListener, to: SocketAddr) -> std::io::Result<()> {
+    let (mut caller, _) = listener.accept().await?;
+    let mut callee = TcpStream::connect(to).await?;
+    let (mut asked, mut answer) = (Vec::new(), Vec::new());
+    while !is_whole(&answer) {
+        tokio::select! {
+            read = caller.read_buf(&mut asked) => {
+                if read? == 0 {
+                    return Ok(());
+                }
+                callee.write_all_buf(&mut std::mem::take(&mut asked).as_slice()).await?;
+            }
+            read = callee.read_buf(&mut answer) => {
+                if read? == 0 {
+                    break;
+                }
+            }
+        }
+    }
+    // Shut first: the answer's arrival is what the caller goes by.
+    drop(listener);
+    // Else this connection would be kept for the next call.
+    let first_line = answer
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .map_or(0, |at| at + 1);
+    answer.splice(first_line..first_line, *b"connection: close\r\n");
+    caller.write_all(&answer).await?;
+    caller.shutdown().await
+}
+
+/// Whether an HTTP answer has come with all of its body.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    body.len() >= length.unwrap_or_default()
 }
