@@ -14,7 +14,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Number, SOON, World, condition};
+use crate::support::{Number, SOON, World, condition, ready};
 
 const SKIPPED: &str = "aura_whatsapp_cleanups_skipped_total";
 
@@ -129,7 +129,6 @@ async fn an_outage_of_kernel_holds_a_deletion_up_and_its_end_clears_the_webhook(
 async fn what_kernel_refuses_for_good_is_left_behind_at_once_and_told() {
     let world = World::builder("clear-refused").without_bridge().start().await;
     let cases = [
-        ("1002", Fault::status(404).on(Endpoint::WebhookSet), "(404)"),
         ("1004", Fault::status(403).on(Endpoint::WebhookSet), "(403)"),
         ("1006", Fault::status(403).on(Endpoint::WebhookGet), "(403)"),
         (
@@ -150,6 +149,46 @@ async fn what_kernel_refuses_for_good_is_left_behind_at_once_and_told() {
             "there is nothing to wait for"
         );
         told_of(&world, &number, why, f64::from(nth)).await;
+        assert!(is_registered(&world, &number));
+    }
+}
+
+/// The bound is a minute: so long this test takes.
+#[tokio::test]
+async fn what_does_not_heal_within_the_patience_of_a_deletion_is_left_behind_and_told() {
+    let world = World::builder("clear-in-vain").without_bridge().start().await;
+    let cases = [
+        ("1002", Fault::status(503).on(Endpoint::WebhookGet), "503"),
+        ("1004", Fault::status(404).on(Endpoint::WebhookSet), "404"),
+        (
+            "1006",
+            Fault::status(404).on(Endpoint::WebhookGet),
+            "can't be read back",
+        ),
+        (
+            "1008",
+            Fault::status(429).retry_after(3600).on(Endpoint::WebhookSet),
+            "(429)",
+        ),
+    ];
+    let mut leaving = Vec::new();
+    for (digits, fault, why) in cases {
+        let number = to_be_cleared(&world, digits).await;
+        world.kernel.inject(fault.only_for(&number.client_id));
+        let uid = delete(&world, &number).await;
+        let channel = world.wait_reason(&number, Reason::CleanupFailed).await;
+        assert!(ready(&channel).2.contains(why), "{:?}", ready(&channel));
+        leaving.push((number, uid, why));
+    }
+    for (number, uid, why) in leaving {
+        let gone = await_condition(world.channels(), &number.name, conditions::is_deleted(&uid));
+        let gone = tokio::time::timeout(Duration::from_secs(90), gone).await;
+        assert!(gone.is_ok(), "{} stays\n{}", number.name, world.log("controller"));
+        world
+            .until("an event tells of the webhook", async || {
+                skips(&world, &number).await.iter().any(|note| note.contains(why))
+            })
+            .await;
         assert!(is_registered(&world, &number));
     }
 }

@@ -328,7 +328,7 @@ async fn an_environment_that_is_taken_away_is_told_of_and_comes_back_as_it_was()
     let usual = world.ready_number("1002").await;
     let other = world
         .add("1004", |channel| {
-            channel["spec"]["environment"] = "es-other".into()
+            channel["spec"]["environment"] = "es-other".into();
         })
         .await;
     world.wait_ready(&other).await;

@@ -386,7 +386,7 @@ fn the_configuration_is_checked_and_tells_what_holds() {
         (
             "publicUrl: https",
             "publicUrl: http",
-            "config.yaml: error: environments.es-dev.publicUrl: must be an https URL",
+            "config.yaml:5:5: error: environments.es-dev.publicUrl: must be an https URL",
         ),
         ("namespaces:", "namespace:", "namespace"),
     ] {
