@@ -318,25 +318,28 @@ async fn control(
         over.child_token(),
     );
     let mut work = tokio::spawn(work);
-    let result = tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        _ = &mut work => Err(ControllerError::Ended("work")),
-        ended = parts.join_next() => Err(ControllerError::Ended(match ended {
+    let ended = tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        _ = &mut work => Some("work"),
+        part = parts.join_next() => Some(match part {
             Some(Ok(name)) => name,
             _ => "faulty part",
-        })),
+        }),
     };
     over.cancel();
-    // A part that ends because of the stop may be heard of first.
-    let result = if stop.is_cancelled() { Ok(()) } else { result };
     // A call whose outcome nobody has heard is made again by the next leader: better that it ends.
     let environments = options.installation.environments.values();
     let call = environments.map(|environment| environment.kernel.timeout()).max();
     let grace = (GRACE + call.unwrap_or_default()).min(LONGEST_GRACE);
-    if result.is_ok() && tokio::time::timeout(grace, work).await.is_err() {
+    if !work.is_finished() && tokio::time::timeout(grace, work).await.is_err() {
         tracing::warn!("stopped with work under way: it is taken up again at the next start");
     }
-    result
+    match ended {
+        // A part that ends because of the stop may be heard of first.
+        Some(part) if !stop.is_cancelled() => Err(ControllerError::Ended(part)),
+        _ => Ok(()),
+    }
 }
 
 /// How many passes may be under way at once.

@@ -75,7 +75,11 @@ async fn of_two_controllers_one_leads_and_the_other_takes_over_when_it_dies() {
 
 #[tokio::test]
 async fn a_leader_that_is_told_to_stop_hands_over_at_once() {
-    let world = World::builder("hand-over").without_bridge().start().await;
+    let world = World::builder("hand-over")
+        .without_bridge()
+        .log_filter("info,aura_whatsapp_operator=debug")
+        .start()
+        .await;
     let second = world.second_controller().await;
     world.ready_number("1002").await;
     let moment = Instant::now();
@@ -87,7 +91,11 @@ async fn a_leader_that_is_told_to_stop_hands_over_at_once() {
         })
         .await;
     let took = moment.elapsed();
-    assert!(took < Duration::from_secs(3), "{took:?} without a leader");
+    assert!(
+        took < Duration::from_secs(3),
+        "{took:?} without a leader\n{}",
+        world.log("controller")
+    );
     assert!(first.wait().await.unwrap().success());
     world.ready_number("1004").await;
 }
