@@ -53,6 +53,16 @@ pub enum SecretProblem {
 }
 
 impl SecretProblem {
+    /// The Secret's name.
+    pub fn secret(&self) -> &str {
+        match self {
+            Self::NotFound(name)
+            | Self::NotAllowed { name }
+            | Self::KeyMissing { name, .. }
+            | Self::Invalid { name, .. } => name,
+        }
+    }
+
     /// The reason that stands in the status.
     pub fn reason(&self) -> Reason {
         match self {

@@ -144,7 +144,7 @@ impl Look<'_> {
 
     /// How much of what Kernel would be told for this spec, Secret and key a status says that it was told, and whether it
     /// was once, whatever has failed since. Without the installation key, the one that Kernel was told is taken to be still
-    /// in force. Where the Secrets could not be read, they are taken to be what they were.
+    /// in force. Secrets that could not be read are taken to be what they were, and of one that can't be used that is known.
     fn told(&self, old: &WhatsAppChannelStatus, namespace: &str) -> (Stands, bool) {
         let generation = self.channel.metadata.generation.unwrap_or_default();
         self.told_for(old, namespace, generation)
@@ -152,18 +152,21 @@ impl Look<'_> {
 
     /// The same for the spec of this generation.
     fn told_for(&self, old: &WhatsAppChannelStatus, namespace: &str, generation: i64) -> (Stands, bool) {
-        let nothing = (Stands::Nothing, false);
         let Some(environment) = self.environment else {
-            return nothing;
+            return (Stands::Nothing, false);
         };
         let before;
         let secrets = match &self.secrets {
             Some(Ok(secrets)) => secrets,
-            Some(Err(_)) => return nothing,
-            None => {
+            other => {
+                let spec = &self.channel.spec;
+                let unusable = |name: &str| matches!(other, Some(Err(problem)) if problem.secret() == name);
+                let client = unusable(&spec.kernel.credentials_secret_ref.name);
+                let key = key_ref(self.environment, spec, self.effective.mode);
+                let key = key.is_some_and(|key| unusable(&key.name));
                 before = SecretsSeen {
-                    version: old.observed_secret_version.clone(),
-                    key_version: old.observed_api_key_version.clone(),
+                    version: old.observed_secret_version.clone().filter(|_| !client),
+                    key_version: old.observed_api_key_version.clone().filter(|_| !key),
                     issued: None,
                 };
                 &before
@@ -229,6 +232,9 @@ impl Look<'_> {
                     (EnvironmentView::Held { reason, .. }, _) if self.secrets.is_none() => format!(
                         "its environment is on hold: {reason} (its Secret can't be read: registered, as its status says)"
                     ),
+                    (EnvironmentView::Held { reason, .. }, _) if let Some(Err(problem)) = &self.secrets => {
+                        format!("its environment is on hold: {reason}; what stays after it: {problem}")
+                    }
                     (EnvironmentView::Held { reason, .. }, _) => {
                         format!("its environment is on hold: {reason}")
                     }
@@ -289,30 +295,46 @@ impl Look<'_> {
     /// What Kernel said against the channel when it was asked last, if it would be found again: nothing has changed
     /// that it depends on, and nobody asks for another look.
     fn standing(&self, old: &WhatsAppChannelStatus) -> Option<(Reason, String)> {
-        let ready = status::ready(old).filter(|ready| ready.status == "False")?;
-        if old.observed_generation != self.channel.metadata.generation || self.is_asked(old) {
+        if self.is_asked(old) {
             return None;
         }
-        let same_secret = || {
-            let secrets = self.secrets.as_ref().and_then(|secrets| secrets.as_ref().ok());
-            secrets.is_some_and(|seen| seen.version.is_some() && seen.version == old.observed_secret_version)
+        let generation = self.channel.metadata.generation.unwrap_or_default();
+        let ready = status::ready(old).filter(|ready| ready.status == "False");
+        let said = |reason: Reason| {
+            let ready = ready.filter(|ready| ready.reason == reason.as_str())?;
+            Some((reason, ready.message.clone()))
         };
-        let reason = [
-            Reason::WebhookForeign,
-            Reason::WebhookContested,
+        // What was left to another party stays so, whatever else its status says meanwhile.
+        let left = Before::of(old, generation, false, false).left;
+        let left = |reason: Reason, message: &str, same_generation: bool| {
+            let still =
+                left.filter(|left| left.reason == reason && (left.same_generation || !same_generation));
+            still.map(|_| said(reason).unwrap_or_else(|| (reason, message.to_owned())))
+        };
+        let contested = "somebody keeps changing this number's webhook and it is left as it is";
+        if let Some(contested) = left(Reason::WebhookContested, contested, true) {
+            return Some(contested);
+        }
+        // The environment's defaults may allow it since.
+        let foreign = "Kernel called another webhook for this number when it was asked last";
+        if self.effective.existing == Existing::Refuse
+            && let Some(foreign) = left(Reason::WebhookForeign, foreign, false)
+        {
+            return Some(foreign);
+        }
+        let secrets = self.secrets.as_ref().and_then(|secrets| secrets.as_ref().ok());
+        let same_secret =
+            secrets.is_some_and(|seen| seen.version.is_some() && seen.version == old.observed_secret_version);
+        if old.observed_generation != Some(generation) || !same_secret {
+            return None;
+        }
+        [
             Reason::CredentialsRejected,
             Reason::ScopeNotGranted,
             Reason::PermissionDenied,
         ]
         .into_iter()
-        .find(|reason| ready.reason == reason.as_str())?;
-        let stands = match reason {
-            // The environment's defaults may allow it since.
-            Reason::WebhookForeign => self.effective.existing == Existing::Refuse,
-            Reason::WebhookContested => true,
-            _ => same_secret(),
-        };
-        stands.then(|| (reason, ready.message.clone()))
+        .find_map(said)
     }
 
     /// Whether somebody asks for a look that has not been made yet.

@@ -5,7 +5,10 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::{
-    api::{ChannelDefaults, Condition, Existing, WebhookKeyStatus, WhatsAppChannelSpec, conditions::types},
+    api::{
+        ChannelDefaults, Condition, Existing, LeftAlone, WebhookKeyStatus, WhatsAppChannelSpec,
+        conditions::types,
+    },
     config::Installation,
     keys::{CONVERSATIONS, CURRENT, KeyMaterial, Tag},
 };
@@ -284,42 +287,65 @@ fn what_keeps_a_channel_from_being_looked_at_is_said_before_anything_is_asked() 
 }
 
 #[test]
-fn a_hold_leaves_a_registered_channel_alone_whose_secret_the_reader_may_not_read() {
+fn a_hold_leaves_a_registered_channel_alone_whose_secret_is_gone_or_can_not_be_read() {
     let mut case = Case::new(registered(), "");
     case.environment =
         environment("hold: {until: '2999-01-01T00:00:00Z', what: [registration], reason: CHG-1}");
-    let unread = |case: &Case| {
+    let with = |case: &Case, secrets: Option<SecretProblem>| {
         case.with(|mut look| {
-            (look.secrets, look.token, look.held) = (None, None, None);
-            look.next()
+            (look.secrets, look.token, look.held) = (secrets.map(Err), None, None);
+            match look.next() {
+                Next::Ends(preview) => preview.forecast,
+                next => panic!("{next:?}"),
+            }
         })
     };
-    let refused = |next: &Next| {
+    let gone = |name: &str| Some(SecretProblem::NotFound(name.into()));
+    let own = case.channel.spec.kernel.credentials_secret_ref.name.clone();
+    for (secrets, words) in [(None, "can't be read"), (gone(&own), "is not in this namespace")] {
+        let forecast = with(&case, secrets);
+        assert!(
+            matches!(&forecast, Forecast::Nothing(why) if why.contains("on hold: CHG-1") && why.contains(words)),
+            "{forecast:?}"
+        );
+    }
+    let held = |forecast: &Forecast| {
         matches!(
-            next,
-            Next::Ends(Preview {
-                forecast: Forecast::Refused {
-                    reason: Reason::EnvironmentHeld,
-                    ..
-                },
+            forecast,
+            Forecast::Refused {
+                reason: Reason::EnvironmentHeld,
                 ..
-            })
+            }
         )
     };
-    let next = unread(&case);
-    assert!(
-        matches!(&next, Next::Ends(Preview { forecast: Forecast::Nothing(why), .. })
-            if why.contains("on hold: CHG-1") && why.contains("can't be read")),
-        "{next:?}"
-    );
-    // That it is gone is known, and to the controller as well.
-    let gone = case.with(|mut look| {
-        look.secrets = Some(Err(SecretProblem::NotFound("shop".into())));
-        look.next()
+    // Another key is another webhook.
+    let mut issued = registered();
+    issued.spec.webhook = Some(crate::api::Webhook {
+        api_key_secret_ref: Some(crate::api::KeyRef {
+            name: "issued".into(),
+            key: "key".into(),
+        }),
+        ..crate::api::Webhook::default()
     });
-    assert!(refused(&gone), "{gone:?}");
+    let status = issued.status.as_mut().unwrap();
+    status.observed_api_key_version = Some("8".into());
+    status.webhook_key = Some(WebhookKeyStatus {
+        secret_version: Some("8".into()),
+        ..WebhookKeyStatus::default()
+    });
+    case.channel = issued;
+    assert!(matches!(with(&case, None), Forecast::Nothing(_)));
+    assert!(matches!(with(&case, gone(&own)), Forecast::Nothing(_)));
+    assert!(held(&with(&case, gone("issued"))));
+    case.channel = registered();
     case.channel.metadata.generation = Some(2);
-    assert!(refused(&unread(&case)), "of another spec the status says nothing");
+    for secrets in [None, gone(&own)] {
+        let forecast = with(&case, secrets);
+        assert!(
+            held(&forecast),
+            "of another spec the status says nothing: {forecast:?}"
+        );
+    }
 }
 
 fn without_kernel(channel: WhatsAppChannel, change: impl FnOnce(&mut Look<'_>)) -> Forecast {
@@ -336,6 +362,12 @@ fn failing(reason: Reason) -> WhatsAppChannel {
     status.conditions[0].status = "False".into();
     status.conditions[0].reason = reason.as_str().into();
     status.conditions[0].message = "what Kernel said".into();
+    if [Reason::WebhookForeign, Reason::WebhookContested].contains(&reason) {
+        status.left_alone = Some(LeftAlone {
+            generation: 1,
+            reason: reason.as_str().into(),
+        });
+    }
     channel
 }
 
@@ -398,7 +430,8 @@ fn without_kernel_what_kernel_said_last_stands_until_something_changes_that_it_d
         let mut changed = failing(reason);
         changed.metadata.generation = Some(2);
         let forecast = without_kernel(changed, same);
-        assert!(!refused(&forecast, reason), "another spec: {forecast:?}");
+        let stays = reason == Reason::WebhookForeign;
+        assert_eq!(refused(&forecast, reason), stays, "another spec: {forecast:?}");
         let mut asked = failing(reason);
         asked
             .annotations_mut()
@@ -411,8 +444,18 @@ fn without_kernel_what_kernel_said_last_stands_until_something_changes_that_it_d
         let of_the_webhook = [Reason::WebhookForeign, Reason::WebhookContested].contains(&reason);
         assert_eq!(refused(&rotated, reason), of_the_webhook, "{rotated:?}");
     }
-    let transient = without_kernel(failing(Reason::UpstreamTimeout), same);
-    assert!(!matches!(transient, Forecast::Refused { .. }), "{transient:?}");
+    let mut transient = failing(Reason::UpstreamTimeout);
+    let forecast = without_kernel(transient.clone(), same);
+    assert!(!matches!(forecast, Forecast::Refused { .. }), "{forecast:?}");
+    transient.status.as_mut().unwrap().left_alone = Some(LeftAlone {
+        generation: 1,
+        reason: Reason::WebhookContested.as_str().into(),
+    });
+    let forecast = without_kernel(transient, same);
+    assert!(
+        matches!(&forecast, Forecast::Refused { reason: Reason::WebhookContested, message } if message.contains("keeps changing")),
+        "left to the other side, whatever failed since: {forecast:?}"
+    );
     // Taking over may be allowed by the environment since: the spec is the same then.
     let mut allowed = Case::new(failing(Reason::WebhookForeign), "");
     allowed.channel.spec.webhook = Some(crate::api::Webhook {
