@@ -5,6 +5,8 @@ mod client;
 pub mod contract;
 mod error;
 mod token;
+#[cfg(test)]
+mod token_tests;
 mod turnstile;
 
 pub use self::{

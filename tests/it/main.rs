@@ -15,6 +15,7 @@ mod architecture;
 mod bridge;
 mod chart;
 mod cli;
+mod cluster_wide;
 mod conformance;
 mod control_plane;
 mod crash;

@@ -2,12 +2,12 @@
 //! with the URL that Kernel holds nor one that was on its way.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aura_whatsapp_operator::{
@@ -28,6 +28,9 @@ use crate::support::{Number, SOON, World, ready};
 const ON_ITS_WAY: Duration = Duration::from_millis(300);
 /// Between two calls.
 const PACE: Duration = Duration::from_millis(5);
+/// What is told of a call that was not answered.
+const NOBODY: &str = "nobody there";
+const BROKEN: &str = "no answer";
 const INSTALLATION_KEY: &str = "aura-whatsapp-operator-installation-key";
 
 /// What came of the calls.
@@ -38,15 +41,35 @@ struct Tally {
     taken: AtomicUsize,
     /// The answers of 401 and 403, each with the call's masked URL and the part of its key that is no secret.
     refused: Mutex<Vec<String>>,
-    /// Answered, but with neither: asked to come back, say.
-    other: Mutex<Vec<String>>,
+    /// Answered with anything else, asked to come back, say; or not answered.
+    other: Mutex<Vec<Other>>,
     urls: Mutex<HashSet<String>>,
+}
+
+/// A call that was neither taken nor refused.
+struct Other {
+    began: Instant,
+    ended: Instant,
+    /// Its status, or why there is none.
+    what: String,
+    /// The same with its masked URL.
+    line: String,
+}
+
+fn counts<'a>(calls: &[&'a Other], by: impl Fn(&'a Other) -> &'a str) -> BTreeMap<&'a str, usize> {
+    let mut counts = BTreeMap::new();
+    for call in calls {
+        *counts.entry(by(call)).or_default() += 1;
+    }
+    counts
 }
 
 /// Kernel's calls: to each of the numbers in turn, with the URL that it holds at that moment, and the same again later.
 struct Load {
     tally: Arc<Tally>,
     task: JoinHandle<()>,
+    /// When the bridge was away.
+    away: Mutex<Vec<(Instant, Instant)>>,
 }
 
 impl Load {
@@ -80,7 +103,11 @@ impl Load {
                 });
             }
         });
-        Self { tally, task }
+        Self {
+            tally,
+            task,
+            away: Mutex::default(),
+        }
     }
 
     /// Waits until every call that has begun so far has also come late.
@@ -94,8 +121,45 @@ impl Load {
         tokio::time::timeout(SOON, settled).await.expect("calls end");
     }
 
-    fn refused(&self) -> Vec<String> {
-        self.tally.refused.lock().unwrap().clone()
+    /// Stops the bridge, in whichever way, and starts it again: until it is ready, nobody can be answered.
+    async fn restart(&self, world: &mut World, stop: impl AsyncFnOnce(&mut World)) {
+        let from = Instant::now();
+        stop(world).await;
+        world.start_bridge().await;
+        self.away.lock().unwrap().push((from, Instant::now()));
+    }
+
+    fn none_was_refused(&self) {
+        let refused = self.tally.refused.lock().unwrap();
+        assert!(refused.is_empty(), "{} calls: {refused:#?}", refused.len());
+    }
+
+    /// Asserts that every call was taken, but for those that met no bridge; those are asked to come back, or find nobody.
+    fn all_were_taken(&self) {
+        self.none_was_refused();
+        let (away, other) = (self.away.lock().unwrap(), self.tally.other.lock().unwrap());
+        let met_none = |call: &&Other| {
+            ["503", NOBODY, BROKEN].contains(&call.what.as_str())
+                && away
+                    .iter()
+                    .any(|(from, until)| call.began <= *until && *from <= call.ended)
+        };
+        let (expected, unexpected): (Vec<&Other>, Vec<&Other>) = other.iter().partition(met_none);
+        eprintln!(
+            "{} calls, each twice, with {} URLs: {} taken; {} while the bridge was away ({} times): {:?}",
+            self.tally.begun.load(Ordering::SeqCst),
+            self.tally.urls.lock().unwrap().len(),
+            self.tally.taken.load(Ordering::SeqCst),
+            expected.len(),
+            away.len(),
+            counts(&expected, |call| &call.what),
+        );
+        assert!(
+            unexpected.is_empty(),
+            "{} calls were not taken although the bridge was there: {:#?}",
+            unexpected.len(),
+            counts(&unexpected, |call| &call.line)
+        );
     }
 }
 
@@ -109,24 +173,30 @@ async fn call(tally: &Tally, http: &reqwest::Client, url: &str, when: &str) {
     // A status that nobody waits for: what is asked here is who may call.
     let body = json!({"statuses": [{"id": "fake-wamid", "recipient_id": "34600000001", "status": "delivered",
                                     "timestamp": "1790000000"}]});
-    // A connection that is refused while the bridge is restarted is no refused call.
-    let Ok(answer) = http.post(url).json(&body).send().await else {
-        return;
+    let began = Instant::now();
+    let answer = http.post(url).json(&body).send().await;
+    let ended = Instant::now();
+    let what = match &answer {
+        Ok(answer) => answer.status().as_u16().to_string(),
+        Err(error) if error.is_connect() => NOBODY.to_owned(),
+        Err(_) => BROKEN.to_owned(),
     };
     let generation = url.split('.').nth_back(1).unwrap_or_default();
-    let line = || {
-        format!(
-            "{when}: {} of generation {generation}: {}",
-            mask_key(url),
-            answer.status()
-        )
-    };
-    match answer.status().as_u16() {
-        200 => {
+    let line = format!("{when}: {} of generation {generation}: {what}", mask_key(url));
+    match what.as_str() {
+        "200" => {
             tally.taken.fetch_add(1, Ordering::SeqCst);
         }
-        401 | 403 => tally.refused.lock().unwrap().push(line()),
-        _ => tally.other.lock().unwrap().push(line()),
+        "401" | "403" => tally.refused.lock().unwrap().push(line),
+        _ => {
+            let mut others = tally.other.lock().unwrap();
+            others.push(Other {
+                began,
+                ended,
+                what,
+                line,
+            });
+        }
     }
 }
 
@@ -312,8 +382,8 @@ async fn keys_that_are_rotated_under_load_refuse_no_call() {
     }
     load.settle().await;
 
-    world.kill_bridge().await;
-    world.start_bridge().await;
+    load.restart(&mut world, async |world| world.kill_bridge().await)
+        .await;
     tokio::join!(
         rotate(&world, a, To::Generation(4)),
         rotate(&world, b, To::Generation(8)),
@@ -333,8 +403,10 @@ async fn keys_that_are_rotated_under_load_refuse_no_call() {
     }
     load.settle().await;
 
-    world.bridge.take().unwrap().stop().await.unwrap();
-    world.start_bridge().await;
+    load.restart(&mut world, async |world| {
+        world.bridge.take().unwrap().stop().await.unwrap();
+    })
+    .await;
     tokio::join!(
         rotate(&world, a, To::Generation(9)),
         rotate(&world, b, To::Generation(13)),
@@ -352,19 +424,9 @@ async fn keys_that_are_rotated_under_load_refuse_no_call() {
     }
     load.settle().await;
 
-    let refused = load.refused();
-    assert!(refused.is_empty(), "{} calls: {refused:#?}", refused.len());
+    load.all_were_taken();
     let urls = load.tally.urls.lock().unwrap().len();
     assert!(urls >= 3 + 20, "calls came with {urls} URLs in all");
-    let (begun, taken) = (
-        load.tally.begun.load(Ordering::SeqCst),
-        load.tally.taken.load(Ordering::SeqCst),
-    );
-    eprintln!(
-        "{begun} calls, each twice, with {urls} URLs: {taken} taken, others: {:?}",
-        load.tally.other.lock().unwrap()
-    );
-    assert!(taken > begun, "{taken} of {begun} calls, each made twice");
 }
 
 #[tokio::test]
@@ -390,7 +452,7 @@ async fn a_status_that_is_lost_under_a_running_controller_brings_no_older_key_ba
     assert_eq!(world.kernel.webhook_sets(&number.client_id), sets);
     rotate(&world, number, To::Generation(4)).await;
     load.settle().await;
-    assert_eq!(load.refused(), Vec::<String>::new());
+    load.all_were_taken();
 }
 
 #[tokio::test]
@@ -402,5 +464,19 @@ async fn a_jump_of_the_generation_after_a_lost_status_refuses_no_call() {
     lose_statuses(&world, &numbers).await;
     rotate(&world, &numbers[0], To::Generation(9)).await;
     load.settle().await;
-    assert_eq!(load.refused(), Vec::<String>::new());
+    // Nobody knows any more which key Kernel was told: who calls with the one of before is asked to come back.
+    load.none_was_refused();
+    let other = load.tally.other.lock().unwrap();
+    let other: Vec<_> = other.iter().collect();
+    assert!(
+        other.iter().all(|call| call.line.ends_with("generation 1: 503")),
+        "{:#?}",
+        counts(&other, |call| &call.line)
+    );
+    eprintln!(
+        "{} calls, each twice: {} taken, {:?} others",
+        load.tally.begun.load(Ordering::SeqCst),
+        load.tally.taken.load(Ordering::SeqCst),
+        counts(&other, |call| &call.what)
+    );
 }

@@ -41,6 +41,8 @@ const BRIDGE_RULES: &str = include_str!("../../../charts/aura-whatsapp-operator/
 
 /// The name of the environment that every site has.
 pub const ENVIRONMENT: &str = "es-dev";
+/// Stands for all namespaces.
+pub const EVERYWHERE: &str = "*";
 
 /// The ServiceAccounts.
 const CONTROLLER: &str = "aura-whatsapp-controller";
@@ -121,7 +123,8 @@ pub struct Plan<'a> {
     pub dir: PathBuf,
     /// The namespace that it is installed in; it must exist.
     pub release_namespace: &'a str,
-    /// The namespaces whose channels it serves; they must exist.
+    /// The namespaces whose channels it serves; they must exist. `*`, alone: all namespaces of the cluster, as the chart's
+    /// `clusterWide` does, also those that other sites serve.
     pub watched: &'a [String],
     /// Lets the controller remove its finalizer in all namespaces, as the chart's `rbac.finalizersClusterWide` does.
     pub finalizers_cluster_wide: bool,
@@ -224,17 +227,15 @@ impl Site {
             CONTROLLER,
         )
         .await?;
-        for namespace in plan.watched {
-            grant(
-                &client,
-                namespace,
-                CONTROLLER,
-                CONTROLLER_RULES,
-                release,
-                CONTROLLER,
-            )
-            .await?;
-            grant(&client, namespace, BRIDGE, BRIDGE_RULES, release, BRIDGE).await?;
+        for (account, rules) in [(CONTROLLER, CONTROLLER_RULES), (BRIDGE, BRIDGE_RULES)] {
+            for namespace in plan.watched {
+                if namespace == EVERYWHERE {
+                    let name = format!("{release}-{account}");
+                    grant_everywhere(&client, &name, rules, release, account).await?;
+                } else {
+                    grant(&client, namespace, account, rules, release, account).await?;
+                }
+            }
         }
         if plan.finalizers_cluster_wide {
             let name = format!("{release}-{CONTROLLER}-finalizers");
@@ -267,7 +268,8 @@ impl Site {
     }
 
     fn configuration(&self, plan: &Plan<'_>) -> String {
-        let list = plan.watched.join(", ");
+        // In quotes: an asterisk alone would be an alias.
+        let list = plan.watched.join(", ").replace(EVERYWHERE, "\"*\"");
         let credentials = self.dir.join("credentials");
         let registration = if plan.environment_extra.contains("registration:") {
             ""

@@ -12,7 +12,7 @@ use aura_whatsapp_operator::{
         apiproxy::ApiProxy,
         aura::{AuraOptions, AuraSim, Behaviour},
         controlplane::Child,
-        dev::site::{self, FurtherEnvironment, Plan, Site},
+        dev::site::{self, EVERYWHERE, FurtherEnvironment, Plan, Site},
         kernel::{KernelOptions, KernelSim},
     },
 };
@@ -47,6 +47,7 @@ pub struct WorldBuilder {
     finalizers_cluster_wide: bool,
     controller_arguments: Vec<String>,
     further_namespace: bool,
+    cluster_wide: bool,
 }
 
 /// A part of Kernel that an environment may have a door of its own to.
@@ -110,6 +111,7 @@ impl World {
             finalizers_cluster_wide: false,
             controller_arguments: Vec::new(),
             further_namespace: false,
+            cluster_wide: false,
         }
     }
 
@@ -321,6 +323,12 @@ impl WorldBuilder {
         self
     }
 
+    /// Serves all namespaces. Only on a control plane of the test's own: it would serve those of other tests as well.
+    pub fn cluster_wide(mut self) -> Self {
+        self.cluster_wide = true;
+        self
+    }
+
     pub fn keys(mut self, aura_key: &str, reply_key: &str) -> Self {
         aura_key.clone_into(&mut self.aura_key);
         reply_key.clone_into(&mut self.reply_key);
@@ -373,10 +381,14 @@ impl WorldBuilder {
         } else {
             None
         };
-        let watched: Vec<String> = std::iter::once(&namespace)
-            .chain(&other_namespace)
-            .cloned()
-            .collect();
+        let watched: Vec<String> = if self.cluster_wide {
+            vec![EVERYWHERE.to_owned()]
+        } else {
+            std::iter::once(&namespace)
+                .chain(&other_namespace)
+                .cloned()
+                .collect()
+        };
         let dir = TempDir::with_prefix("aura-test-site-").unwrap();
         let mut site = Site::install(Plan {
             client: client.clone(),
