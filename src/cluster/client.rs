@@ -1,8 +1,9 @@
 //! The Kubernetes client, with a deadline on every call.
 //!
-//! The library retries 429, 503 and 504 by itself, for minutes in the worst case, and has no read timeout: one half
-//! dead connection would hold a reconciliation for ever. A layer around it bounds both, and the outermost one keeps
-//! watches that end at once from being begun anew without a pause.
+//! The library retries 429, 503 and 504 by itself, for minutes in the worst case and whatever `Retry-After` says, and has
+//! no read timeout: one half dead connection would hold a reconciliation for ever. A layer around it bounds both, another
+//! has calls wait for as long as the API server asks, and the outermost one keeps watches that end at once from being
+//! begun anew without a pause.
 
 use std::{path::Path, time::Duration};
 
@@ -12,7 +13,12 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use super::{deadline::DeadlineLayer, pace::PaceLayer, watches::Watches};
+use super::{
+    asked::{Asked, AskedLayer},
+    deadline::DeadlineLayer,
+    pace::PaceLayer,
+    watches::Watches,
+};
 
 /// The time for one call to the API server, its retries included, and then for the answer's body.
 const DEADLINE: DeadlineLayer = DeadlineLayer {
@@ -45,17 +51,27 @@ pub enum ClientError {
 /// # Errors
 /// When neither leads anywhere.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
-    Ok(watching_client(kubeconfig).await?.0)
+    Ok(ClientBuilder::try_from(config(kubeconfig).await?)?
+        .with_layer(&DEADLINE)
+        .build())
 }
 
-/// A client as [`client`], and word of whether its watches stand.
+/// A client for a role that runs on, and word of whether its watches stand. It repeats nothing by itself: whoever calls
+/// does, less and less often, and no sooner than the API server asks for.
 ///
 /// # Errors
 /// As [`client`].
 pub async fn watching_client(kubeconfig: Option<&Path>) -> Result<(Client, Watches), ClientError> {
     let watches = Watches::default();
-    let client = ClientBuilder::try_from(config(kubeconfig).await?)?
+    let mut config = config(kubeconfig).await?;
+    config.default_retry = false;
+    let asked = AskedLayer {
+        asked: Asked::default(),
+        waits: true,
+    };
+    let client = ClientBuilder::try_from(config)?
         .with_layer(&DEADLINE)
+        .with_layer(&asked)
         .with_layer(&watches)
         .with_layer(&PaceLayer::default())
         .build();
@@ -63,22 +79,28 @@ pub async fn watching_client(kubeconfig: Option<&Path>) -> Result<(Client, Watch
 }
 
 /// A client for the election alone, with connections of its own: it repeats nothing by itself, because the election
-/// counts its tries, and gives a silent connection up before a claim ends.
+/// counts its tries, and gives a silent connection up before a claim ends. With it comes what the API server asks for.
 ///
 /// # Errors
 /// As [`client`].
-pub async fn lease_client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
+pub async fn lease_client(kubeconfig: Option<&Path>) -> Result<(Client, Asked), ClientError> {
     let mut config = config(kubeconfig).await?;
     config.default_retry = false;
     config.connect_timeout = Some(LEASE_DEADLINE);
     config.read_timeout = Some(LEASE_DEADLINE);
     config.write_timeout = Some(LEASE_DEADLINE);
-    Ok(ClientBuilder::try_from(config)?
+    let asked = Asked::default();
+    let client = ClientBuilder::try_from(config)?
         .with_layer(&DeadlineLayer {
             head: LEASE_DEADLINE,
             body: LEASE_DEADLINE,
         })
-        .build())
+        .with_layer(&AskedLayer {
+            asked: asked.clone(),
+            waits: false,
+        })
+        .build();
+    Ok((client, asked))
 }
 
 async fn config(kubeconfig: Option<&Path>) -> Result<Config, ClientError> {

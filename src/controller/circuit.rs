@@ -371,6 +371,31 @@ mod tests {
         assert_eq!(circuit.admit(&who(8), true, later), Admission::Go);
     }
 
+    /// People apply channels while Kernel is away: what they try is no reason to leave the others waiting.
+    #[test]
+    fn those_that_were_changed_obey_what_the_server_asks_and_put_nobody_off() {
+        let start = Instant::now();
+        let mut circuit = opened(start);
+        let due = circuit.next_tick().unwrap();
+        circuit.admit(&who(7), true, start);
+        circuit.ended(&who(7), Some(&DOWN), 9, start, 0.5);
+        assert_eq!(circuit.next_tick(), Some(due));
+        let asks = KernelError::Unavailable {
+            status: 503,
+            retry_after: Some(Duration::from_secs(40)),
+        };
+        let at = start + Duration::from_secs(2);
+        assert_eq!(circuit.admit(&who(8), true, at), Admission::Go);
+        circuit.ended(&who(8), Some(&asks), 9, at, 0.0);
+        assert!(circuit.next_tick().unwrap() >= at + Duration::from_secs(40));
+        let soon = at + Duration::from_secs(39);
+        assert_eq!(circuit.admit(&who(9), true, soon), Admission::Parked(asks));
+        assert_eq!(
+            circuit.admit(&who(9), true, at + Duration::from_secs(40)),
+            Admission::Go
+        );
+    }
+
     #[test]
     fn a_prober_that_is_gone_is_followed_by_another_and_nobody_left_closes_it() {
         let start = Instant::now();

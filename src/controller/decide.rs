@@ -43,6 +43,8 @@ pub(super) struct Observed<'a> {
     pub told: bool,
     /// How many looks at Kernel failed in a row since it was verified.
     pub misses: u32,
+    /// A call of this pass was not made, because nobody's get through.
+    pub parked: bool,
     /// What the status said before this pass.
     pub before: Before<'a>,
     /// Whether the bridge knows the key that Kernel would be told.
@@ -505,7 +507,8 @@ fn failed(seen: &Observed<'_>, error: &KernelError) -> Verdict {
     let next = Next::Retry {
         after: error.retry_after(),
     };
-    let authenticated = matches!(seen.token, Some(Ok(())));
+    // A token of before may have been taken until now.
+    let authenticated = matches!(seen.token, Some(Ok(()))) && *error != KernelError::TokenDenied;
     // That a look is refused says nothing of what it would have shown.
     let looked_in_vain = matches!(seen.held, Some(Err(KernelError::Refused { .. })));
     let passing = error.is_transient() || looked_in_vain;
@@ -526,7 +529,7 @@ fn failed(seen: &Observed<'_>, error: &KernelError) -> Verdict {
     // The webhook with the key before is still good.
     let still_serves = seen.stands == Stands::ButForKey;
     if passing && (as_it_was || still_serves) {
-        let verified = if seen.misses + 1 >= MISSES {
+        let verified = if seen.misses + u32::from(!seen.parked) >= MISSES {
             Verified::Missed
         } else {
             Verified::AsBefore
@@ -540,7 +543,7 @@ fn failed(seen: &Observed<'_>, error: &KernelError) -> Verdict {
     let message = match error {
         KernelError::CredentialsRejected => format!("{error} in Secret {secret:?}; put the right ones there"),
         KernelError::ScopeNotGranted(_) => format!("{error} to the client in Secret {secret:?}; ask for it"),
-        KernelError::PermissionDenied => {
+        KernelError::PermissionDenied | KernelError::TokenDenied => {
             format!("{error}; check with Kernel what the client in Secret {secret:?} may do")
         }
         _ if error.is_transient() => format!("{error}; trying again"),

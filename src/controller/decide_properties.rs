@@ -131,6 +131,7 @@ fn pass_in(
         stands: told.stands_in(old),
         told: told.was_set(old),
         misses: 0,
+        parked: false,
         before: Before::of(old, 1, false, false),
         announced: Announced::Known,
         token: None,

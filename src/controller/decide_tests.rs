@@ -25,6 +25,7 @@ pub(super) fn seen(effective: &Effective) -> Observed<'_> {
         stands: Stands::Nothing,
         told: false,
         misses: 0,
+        parked: false,
         before: Before::default(),
         announced: Announced::Known,
         token: None,
@@ -578,6 +579,21 @@ fn what_still_serves_is_not_red_for_what_could_not_be_renewed() {
         let verdict = verdict(&Observed { stands, ..seen });
         assert_eq!(verdict.reason.is_good(), good, "{stands:?}: {verdict:?}");
     }
+}
+
+#[test]
+fn a_call_that_was_not_made_is_no_look_that_failed() {
+    let effective = effective(|_| {});
+    let away = Observed {
+        secret: Some(Ok(())),
+        token: Some(Err(KernelError::TimedOut)),
+        stands: Stands::Wholly,
+        misses: MISSES - 1,
+        ..seen(&effective)
+    };
+    assert_eq!(verdict(&away).verified, Verified::Missed);
+    let parked = Observed { parked: true, ..away };
+    assert_eq!(verdict(&parked).verified, Verified::AsBefore);
 }
 
 /// A gateway that is being set up answers 404 for everything.

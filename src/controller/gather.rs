@@ -32,8 +32,8 @@ pub(super) struct Gathered {
     pub versions: Versions,
     pub credentials: Option<Credentials>,
     pub issued: Option<ApiKey>,
-    /// A value of the Secret had white space around it.
-    pub spaced: bool,
+    /// The Secret of which a value had white space around it.
+    pub spaced: Option<String>,
     pub passage: Option<std::sync::Arc<Passage>>,
 }
 
@@ -82,9 +82,16 @@ impl Pass<'_> {
         let keys = [reference.id_key(), reference.secret_key()];
         gathered.spaced = secret
             .as_ref()
-            .is_some_and(|secret| keys.iter().any(|key| cluster::is_spaced(secret, key)));
+            .filter(|secret| keys.iter().any(|key| cluster::is_spaced(secret, key)))
+            .map(|_| reference.name.clone());
         if let Some(reference) = self.key_ref(channel) {
             let secret = cluster::get(&secrets, &reference.name).await?;
+            if secret
+                .as_ref()
+                .is_some_and(|secret| cluster::is_spaced(secret, &reference.key))
+            {
+                gathered.spaced = Some(reference.name.clone());
+            }
             gathered.versions.api_key = secret.as_ref().and_then(ResourceExt::resource_version);
             match cluster::issued_key(secret.as_ref(), reference) {
                 Ok(key) => gathered.issued = Some(key),

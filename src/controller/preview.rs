@@ -389,6 +389,7 @@ impl Look<'_> {
             stands,
             told,
             misses: 0,
+            parked: false,
             before: Before::of(
                 old,
                 generation,

@@ -261,6 +261,7 @@ impl<'a> Pass<'a> {
             stands: Stands::Nothing,
             told: false,
             misses: self.memory.misses,
+            parked: false,
             before: Before::default(),
             announced: Announced::Known,
             token: None,
@@ -304,6 +305,10 @@ impl<'a> Pass<'a> {
         let unreported = unreported.filter(|(of, _)| *of == fingerprint && !asked && !seen.fresh);
         let verdict = loop {
             seen.leading = self.context.leadership.is_leader();
+            seen.parked = gathered
+                .passage
+                .as_ref()
+                .is_some_and(|passage| passage.is_parked());
             if let Some((_, verdict)) = unreported.filter(|_| seen.leading) {
                 break verdict.clone();
             }
@@ -373,12 +378,8 @@ impl<'a> Pass<'a> {
             // What was found out is about a Secret that is no longer there: nobody is told that it is no good.
             return Ok(Again::After(Duration::ZERO));
         }
-        let parked = gathered
-            .passage
-            .as_ref()
-            .is_some_and(|passage| passage.is_parked());
         // A look that was asked for and could not be made is made when calls get through again.
-        let handled = requested_at.filter(|_| !parked);
+        let handled = requested_at.filter(|_| !seen.parked);
         let facts = self.facts(channel, &gathered, &key_id, handled);
         let blind = match &seen.held {
             Some(Ok(held)) => *held == Held::Unsupported,
@@ -391,7 +392,7 @@ impl<'a> Pass<'a> {
             fresh: seen.fresh,
             registered: seen.registered(),
             blind,
-            parked,
+            parked: seen.parked,
             heard: matches!(seen.held, Some(Ok(_))),
         };
         let (mut memory, wait) = self.remembered(&pass);
@@ -425,12 +426,11 @@ impl<'a> Pass<'a> {
         key_id: &'b str,
         requested_at: Option<&'b str>,
     ) -> Facts<'b> {
-        let secret = channel.spec.kernel.credentials_secret_ref.name.as_str();
         Facts {
             generation: channel.metadata.generation.unwrap_or_default(),
             now: Timestamp::now(),
             secret_version: gathered.versions.client.as_deref(),
-            spaced: gathered.spaced.then_some(secret),
+            spaced: gathered.spaced.as_deref(),
             webhook_url: self
                 .desired(gathered.issued.as_ref())
                 .as_ref()

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     admin,
-    cluster::{self, Watches, schema},
+    cluster::{self, Asked, Watches, schema},
     config::{
         Installation,
         follow::{EVERY, Follow, Look},
@@ -95,7 +95,7 @@ type Missing = Arc<ArcSwap<Option<String>>>;
 pub async fn run(
     client: Client,
     watches: Watches,
-    lease_client: Client,
+    lease_client: (Client, Asked),
     options: Options,
     stop: CancellationToken,
 ) -> Result<(), ControllerError> {

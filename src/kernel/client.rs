@@ -182,10 +182,15 @@ impl Client {
             let token = self.tokens.get(self, request).await?;
             let call = build(&self.http).bearer_auth(token.expose());
             let answer = self.call(call, request, operation, correlator, judge).await?;
-            if answer.status != 401 {
-                return Ok(answer);
+            match answer.status {
+                401 => self.tokens.reject(request, &token).await,
+                // The right may be granted soon, to the next token.
+                403 => {
+                    self.tokens.reject(request, &token).await;
+                    return Ok(answer);
+                }
+                _ => return Ok(answer),
             }
-            self.tokens.reject(request, &token).await;
         }
         Err(KernelError::Unauthorized)
     }

@@ -19,6 +19,9 @@ pub enum KernelError {
     /// The webhook could be read before and can't be now, as if there were no such endpoint.
     #[error("Kernel's webhook can't be read back now, as it could before")]
     NotReadable,
+    /// 403 from the auth server: the client may have no token.
+    #[error("Kernel's auth server says that this client may have no token (403)")]
+    TokenDenied,
     /// 403: the client may not do this.
     #[error("Kernel says that this client may not do this (403)")]
     PermissionDenied,
@@ -65,7 +68,7 @@ impl KernelError {
         match self {
             Self::CredentialsRejected => Reason::CredentialsRejected,
             Self::ScopeNotGranted(_) => Reason::ScopeNotGranted,
-            Self::PermissionDenied => Reason::PermissionDenied,
+            Self::PermissionDenied | Self::TokenDenied => Reason::PermissionDenied,
             Self::RateLimited { .. } => Reason::RateLimited,
             // Its two halves do not know each other, for now: the client is not at fault.
             Self::Unauthorized
@@ -113,7 +116,7 @@ impl KernelError {
     pub fn is_credentials(&self) -> bool {
         matches!(
             self,
-            Self::CredentialsRejected | Self::ScopeNotGranted(_) | Self::Unauthorized
+            Self::CredentialsRejected | Self::ScopeNotGranted(_) | Self::Unauthorized | Self::TokenDenied
         )
     }
 
@@ -140,6 +143,7 @@ impl KernelError {
             Self::ScopeNotGranted(_) => "scope_not_granted",
             Self::Unauthorized => "unauthorized",
             Self::NotReadable => "not_readable",
+            Self::TokenDenied => "token_denied",
             Self::PermissionDenied => "permission_denied",
             Self::RateLimited { .. } => "rate_limited",
             Self::Unavailable { .. } => "unavailable",

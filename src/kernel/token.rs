@@ -81,9 +81,28 @@ type Slots = HashMap<[u8; 32], Arc<tokio::sync::Mutex<Slot>>>;
 struct Granted {
     access_token: SecretString,
     #[serde(default)]
-    expires_in: Option<f64>,
+    expires_in: Option<Seconds>,
     #[serde(default)]
     scope: Option<String>,
+}
+
+/// RFC 6749 says a number; some servers write it as a text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Seconds {
+    Number(f64),
+    Text(String),
+    Other(serde::de::IgnoredAny),
+}
+
+impl Seconds {
+    fn value(&self) -> Option<f64> {
+        match self {
+            Self::Number(seconds) => Some(*seconds),
+            Self::Text(text) => text.trim().parse().ok(),
+            Self::Other(_) => None,
+        }
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -213,6 +232,7 @@ async fn fetch(client: &Client, request: &TokenRequest) -> Result<(AccessToken, 
         400 | 401 => Err(refused(answer.status, &answer.body, &request.scopes)),
         _ => Err(match answer.error() {
             KernelError::Refused { .. } => refused(answer.status, &answer.body, &request.scopes),
+            KernelError::PermissionDenied => KernelError::TokenDenied,
             error => error,
         }),
     };
@@ -244,7 +264,7 @@ fn granted(body: &[u8], asked: &[String]) -> Result<(AccessToken, Duration), Ker
     }
     Ok((
         AccessToken(Arc::new(granted.access_token)),
-        life(granted.expires_in),
+        life(granted.expires_in.as_ref().and_then(Seconds::value)),
     ))
 }
 
@@ -291,6 +311,17 @@ mod tests {
             granted(br#"{"access_token":"t","scope":""}"#, &asked()).is_err(),
             "nothing was granted"
         );
+        for (expires_in, seconds) in [
+            ("60", 60),
+            ("\"60\"", 60),
+            ("\"soon\"", contract::DEFAULT_EXPIRES_IN),
+            ("[]", contract::DEFAULT_EXPIRES_IN),
+            ("null", contract::DEFAULT_EXPIRES_IN),
+        ] {
+            let body = format!(r#"{{"access_token":"t","expires_in":{expires_in}}}"#);
+            let (_, life) = granted(body.as_bytes(), &asked()).unwrap();
+            assert_eq!(life.as_secs(), seconds, "{expires_in}");
+        }
     }
 
     #[test]

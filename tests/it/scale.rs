@@ -7,20 +7,21 @@ use aura_whatsapp_operator::{
     api::{REQUESTED_AT, WhatsAppChannel},
     sim::{fault::Endpoint, kernel::Outcome},
 };
+use futures::{StreamExt, stream};
 use k8s_openapi::api::{
     core::v1::{Namespace, Secret},
     rbac::v1::RoleBinding,
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
     runtime::wait::await_condition,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     rights::as_role,
-    support::{Number, SOON, World, WorldBuilder, cluster, condition, handled, ready},
+    support::{Number, SOON, World, WorldBuilder, cluster, condition, handled, private_cluster, ready},
 };
 
 /// Channels of an installation.
@@ -127,6 +128,108 @@ async fn an_outage_of_kernel_turns_no_channel_red_and_writes_only_what_was_asked
             "{name} was not set anew"
         );
     }
+}
+
+/// As many as an installation may have.
+const MANY: usize = 10_000;
+/// Requests at once, where there are that many.
+const AT_ONCE: usize = 32;
+
+/// What a channel's status would say if it had been registered as `template` was.
+fn as_registered(template: &Value, of: &Number, number: &Number, secret_version: &str) -> Value {
+    let text = template.to_string().replace(&of.channel_id, &number.channel_id);
+    let mut status: Value = serde_json::from_str(&text).unwrap();
+    status["observedSecretVersion"] = json!(secret_version);
+    json!({"status": status})
+}
+
+/// Ten thousand channels that were registered by a run before, each with a moment of its own within a minute, and a Kernel
+/// that is away: every look comes due, and nothing is written.
+#[tokio::test]
+async fn ten_thousand_looks_that_come_due_while_kernel_is_away_write_nothing_and_make_few_calls() {
+    let cluster = private_cluster().await;
+    let environment = ENVIRONMENT.replace("168h", "1m");
+    let mut world = World::builder("scale-many")
+        .environment_extra(&environment)
+        .without_bridge()
+        .start_on(&cluster)
+        .await;
+    let first = world.ready_number("999").await;
+    let template = world.channels().get(&first.name).await.unwrap();
+    let template = serde_json::to_value(template.status).unwrap();
+    world.controller.take().unwrap().stop().await.unwrap();
+    world.kernel.stop().await;
+
+    let numbers: Vec<_> = (0..MANY)
+        .map(|n| Number::new(&format!("{}", 10_000 + n)))
+        .collect();
+    world.add_all(&numbers).await;
+    let secrets = world
+        .secrets()
+        .list_metadata(&ListParams::default())
+        .await
+        .unwrap();
+    let versions: HashMap<String, String> = secrets
+        .iter()
+        .map(|secret| (secret.name_any(), secret.resource_version().unwrap()))
+        .collect();
+    let channels = world.channels();
+    let report = |number: &Number| {
+        let status = as_registered(&template, &first, number, &versions[&number.secret_name]);
+        let (channels, name) = (channels.clone(), number.name.clone());
+        async move {
+            let patch = Patch::Merge(status);
+            channels
+                .patch_status(&name, &PatchParams::default(), &patch)
+                .await
+                .unwrap()
+                .resource_version()
+                .map(|version| (name, version))
+        }
+    };
+    let before: HashMap<String, String> = stream::iter(numbers.iter().map(report))
+        .buffer_unordered(AT_ONCE)
+        .filter_map(std::future::ready)
+        .collect()
+        .await;
+    assert_eq!(before.len(), MANY);
+
+    world.start_controller().await;
+    // The first pass finds each as it should be; the second is at its own moment.
+    let start = tokio::time::Instant::now();
+    while whole(reconciles(&world).await) < 2 * MANY {
+        assert!(
+            start.elapsed() < 9 * SOON,
+            "{} passes\n{}",
+            reconciles(&world).await,
+            world.log("controller")
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let admin = world.site.controller_admin;
+    let (written, calls) = (
+        status_writes(&world).await,
+        world.metric(admin, "aura_whatsapp_kernel_calls_total").await,
+    );
+    println!(
+        "{MANY} looks came due within {:?}: {calls} calls in vain, {written} status writes",
+        start.elapsed()
+    );
+    assert_eq!(whole(written), 0);
+    // Three to learn that Kernel is away, and one that tries for all after 1, 2, 4 ... s.
+    assert!(whole(calls) <= 3 + 2 * 8, "{calls} calls");
+    let after = world
+        .wait_all(MANY + 1, "Ready", |channel| ready(channel).0 == "True")
+        .await;
+    let changed = after
+        .iter()
+        .filter(|(name, channel)| {
+            before
+                .get(*name)
+                .is_some_and(|version| channel.resource_version().as_ref() != Some(version))
+        })
+        .count();
+    assert_eq!(changed, 0);
 }
 
 /// How many passes there were.

@@ -167,6 +167,15 @@ impl Election {
         };
     }
 
+    /// The API server has asked to be left alone until then. Who leads tries once more before the claim ends: to lose it
+    /// would cost more than one request.
+    pub(super) fn put_off(&mut self, until: Uptime, now: Uptime) {
+        let last = self
+            .claim(now)
+            .map(|end| end.saturating_sub(self.settings.timing.retry_period()));
+        self.next = self.next.max(last.map_or(until, |last| until.min(last)));
+    }
+
     /// Ends our claim for good. What follows is [`Self::release`], never [`Self::step`].
     pub(super) fn resign(&mut self) {
         self.claim = None;

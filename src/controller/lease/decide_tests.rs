@@ -64,6 +64,19 @@ fn leading() -> Election {
 }
 
 #[test]
+fn what_the_api_server_asks_for_is_waited_for_by_a_candidate_and_by_a_leader_while_the_claim_lasts() {
+    let mut candidate = election();
+    candidate.answered(at(0.0), at(0.1), 0.0, Answer::Failed);
+    candidate.put_off(at(7.0), at(0.1));
+    assert_eq!(candidate.step(at(0.1), wall()), Step::Wait(at(6.9)));
+    let mut leader = leading();
+    let end = leader.claim(at(1.0)).unwrap();
+    leader.put_off(at(60.0), at(1.0));
+    let last = end - Timing::default().retry_period();
+    assert_eq!(leader.step(at(1.0), wall()), Step::Wait(last - at(1.0)));
+}
+
+#[test]
 fn a_lease_that_is_not_there_is_created_at_once() {
     let mut election = election();
     assert_eq!(election.step(at(0.0), wall()), Step::Read);

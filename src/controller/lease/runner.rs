@@ -14,7 +14,7 @@ use super::{
     decide::{Answer, Election, Step, Uptime},
     leadership::Publish,
 };
-use crate::cluster::error_class;
+use crate::cluster::{Asked, error_class};
 
 /// How an election ends, in two steps, so that no other acts while our work is under way.
 #[derive(Clone, Debug, Default)]
@@ -29,12 +29,13 @@ pub struct Stop {
 ///
 /// No request lasts longer than the retry period, nor than the claim. An error neither ends a claim at once nor
 /// extends it. On the way out the Lease is released if it is still ours; that takes at most the renew deadline.
-pub async fn run(client: Client, settings: Settings, publish: Publish, stop: Stop) {
+pub async fn run((client, asked): (Client, Asked), settings: Settings, publish: Publish, stop: Stop) {
     let mut runner = Runner {
         leases: Api::namespaced(client, &settings.namespace),
         election: Election::new(settings.clone()),
         settings,
         publish,
+        asked,
         origin: Instant::now(),
         told: Told::default(),
     };
@@ -60,6 +61,8 @@ struct Runner {
     settings: Settings,
     election: Election,
     publish: Publish,
+    /// What the API server asks for.
+    asked: Asked,
     origin: Instant,
     told: Told,
 }
@@ -89,6 +92,9 @@ impl Runner {
         let answer = self.request(step, limit).await;
         let now = self.now();
         self.election.answered(sent, now, fastrand::f64(), answer);
+        if let Some(until) = self.asked.until() {
+            self.election.put_off(until.duration_since(self.origin), now);
+        }
     }
 
     async fn request(&mut self, step: Step, limit: Duration) -> Answer {

@@ -154,7 +154,12 @@ impl Candidate {
             identity: identity.into(),
             timing: Timing::default(),
         };
-        let task = tokio::spawn(run(api.client(), settings, publish, stop.clone()));
+        let task = tokio::spawn(run(
+            (api.client(), Asked::default()),
+            settings,
+            publish,
+            stop.clone(),
+        ));
         Self {
             leadership,
             stop,

@@ -75,7 +75,7 @@ fn upstream(id: StepId, host: &str, settings: &str, error: &KernelError) -> Step
             format!("{host} answers {status}"),
             "Kernel is ill: try again, and tell the Kernel team if it stays",
         ),
-        KernelError::PermissionDenied => Step::fail(
+        KernelError::PermissionDenied | KernelError::TokenDenied => Step::fail(
             id,
             format!("{host} says that this client may not do this (403)"),
             "ask the Kernel team what this client lacks",
