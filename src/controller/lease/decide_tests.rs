@@ -72,8 +72,11 @@ fn what_the_api_server_asks_for_is_waited_for_by_a_candidate_and_by_a_leader_whi
     let mut leader = leading();
     let end = leader.claim(at(1.0)).unwrap();
     leader.put_off(at(60.0), at(1.0));
-    let last = end - Timing::default().retry_period();
-    assert_eq!(leader.step(at(1.0), wall()), Step::Wait(last - at(1.0)));
+    let last = end.saturating_sub(Timing::default().retry_period());
+    assert_eq!(
+        leader.step(at(1.0), wall()),
+        Step::Wait(last.saturating_sub(at(1.0)))
+    );
 }
 
 #[test]

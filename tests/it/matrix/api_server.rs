@@ -5,7 +5,10 @@
 //! Lease is spared, so that it is a pass that fails and not the lead that ends (the cells of the Lease are in `leader`);
 //! only who refuses connections refuses them for the Lease as well.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use aura_whatsapp_operator::{
     api::{WhatsAppChannel, conditions::Reason},
@@ -17,7 +20,7 @@ use aura_whatsapp_operator::{
 };
 use kube::runtime::wait::await_condition;
 
-use super::{Trouble, most_attempts, side_by_side};
+use super::{ASKED, Trouble, most_attempts, side_by_side, waits_too_short};
 use crate::{
     leader::leads,
     support::{Number, SOON, World, ready},
@@ -196,6 +199,24 @@ impl Cell {
                 now - before
             );
         }
+        if self.trouble == LimitedFor {
+            let mut calls: HashMap<_, Vec<_>> = HashMap::new();
+            for request in world.proxy().requests().split_off(before.requests) {
+                if request.status == Some(429) {
+                    let what = format!("{:?} {} {}", request.verb, request.resource, request.name);
+                    calls.entry(what).or_default().push(request.at);
+                }
+            }
+            calls.retain(|_, calls| !waits_too_short(calls).is_empty());
+            let short: HashMap<_, _> = calls
+                .iter()
+                .map(|(what, calls)| (what, waits_too_short(calls)))
+                .collect();
+            assert!(
+                short.is_empty(),
+                "asked again after {short:#?}, told to wait {ASKED} s"
+            );
+        }
     }
 }
 
@@ -205,6 +226,8 @@ struct Count {
     secrets: usize,
     watches: usize,
     writes: usize,
+    /// Of any kind.
+    requests: usize,
 }
 
 impl Count {
@@ -215,6 +238,7 @@ impl Count {
             secrets: proxy.count(&Calls::gets().of("secrets")),
             watches: proxy.count(&Calls::verbs(&[Verb::List, Verb::Watch])),
             writes: proxy.count(&Calls::writes().but("leases")),
+            requests: proxy.requests().len(),
         }
     }
 }

@@ -242,9 +242,7 @@ impl Cell {
         let channel = world.look_now(&number, "while-it-lasts").await;
         match heals {
             WhenAsked => {
-                let channel = world.wait_reason(&number, self.reason).await;
-                assert_eq!(ready(&channel).0, "False");
-                assert_eq!(condition(&channel, "Stalled").0, "True");
+                self.says_what_is_wrong(world, &number).await;
                 let made = self.count(world, client).await - before;
                 assert_eq!(made, self.calls, "a person's mistake is not tried again");
             }

@@ -15,7 +15,7 @@ use aura_whatsapp_operator::{
 };
 use serde_json::json;
 
-use super::{Trouble, side_by_side};
+use super::{ASKED, Trouble, side_by_side, waits_too_short};
 use crate::{
     leader::{QUICK, leads},
     support::{SOON, World, handled},
@@ -86,6 +86,19 @@ async fn run(trouble: Trouble) {
         made as u128 <= most,
         "{trouble:?}: {made} requests within {within:?}, which should be {most} at most"
     );
+    if trouble == Trouble::LimitedFor {
+        let all: Vec<_> = proxy
+            .requests()
+            .into_iter()
+            .filter(|one| leases.fit(one))
+            .collect();
+        let since: Vec<_> = all[tries..].iter().map(|one| one.at).collect();
+        let short = waits_too_short(&since);
+        assert!(
+            short.is_empty(),
+            "asked again after {short:?}, told to wait {ASKED} s"
+        );
+    }
     assert_eq!(
         world.kernel.call_count(),
         calls,

@@ -60,9 +60,9 @@ pub enum Trouble {
 
 /// What `Retry-After` asks for, in seconds.
 const ASKED: u64 = 3;
-/// The looks at a verified webhook that fail, at least, before it is not called verified any more. A third one may be a
-/// pass that an open circuit turns away.
-const LOOKS: usize = 2;
+/// The looks at a verified webhook that fail before it is not called verified any more: that an open circuit turns a pass
+/// away is none.
+const LOOKS: usize = 3;
 /// How long each byte of a dripping body takes: far too long for any body.
 const DRIP: Duration = Duration::from_millis(200);
 
