@@ -18,7 +18,7 @@ fn context(one_webhook_per_client: bool) -> Context {
     let client = Client::new(nobody, "n");
     let (_, leadership) = lease::channel();
     let (metrics, _) = ControllerMetrics::new(Box::new(Channels::default()));
-    let (events, _) = Events::new(client.clone(), leadership.clone());
+    let (events, _) = Events::new(client.clone(), leadership.clone(), metrics.events_dropped.clone());
     let parts = Parts {
         client,
         kernel: kernel::Client::new().unwrap(),

@@ -5,13 +5,21 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use tokio::sync::mpsc;
+use prometheus_client::metrics::counter::Counter;
+use tokio::{sync::mpsc, time::Instant};
 
-use super::lease::Leadership;
+use super::{lease::Leadership, limit::Pace};
 use crate::cluster;
 
-/// How many events wait at most; what comes beyond is only logged. (The log has every transition anyway.)
+/// How many events wait at most; what comes beyond is counted and not published. (The log has every transition, and the
+/// status says how a channel is.) Half of the room is for what is wrong.
 const WAITING: usize = 1024;
+/// Events published a second, after a burst of two seconds' worth: ten thousand channels that become Ready at once are no
+/// reason to write ten thousand events, each of which costs the API server as much as the status.
+const PER_SECOND: u32 = 20;
+/// After so many events the library's recorder is made anew. It keeps each for six minutes, to count one that comes again,
+/// and looks through all of them for each.
+const REMEMBERED: u32 = 128;
 /// What the API server takes as a note, in bytes, with room for what it adds.
 const NOTE: usize = 1000;
 
@@ -28,22 +36,28 @@ pub(super) struct Happened {
 
 /// Takes events.
 #[derive(Clone)]
-pub(super) struct Events(mpsc::Sender<Happened>);
+pub(super) struct Events {
+    queue: mpsc::Sender<Happened>,
+    dropped: Counter,
+}
 
 impl Events {
     /// A place to put events, and what publishes them.
-    pub fn new(client: Client, leadership: Leadership) -> (Self, Publisher) {
+    pub fn new(client: Client, leadership: Leadership, dropped: Counter) -> (Self, Publisher) {
         let (sender, waiting) = mpsc::channel(WAITING);
         let reporter = Reporter {
             controller: "aura-whatsapp-operator".into(),
             instance: std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()),
         };
-        let recorder = Recorder::new(client, reporter);
         (
-            Self(sender),
+            Self {
+                queue: sender,
+                dropped,
+            },
             Publisher {
                 waiting,
-                recorder,
+                client,
+                reporter,
                 leadership,
             },
         )
@@ -51,9 +65,10 @@ impl Events {
 
     /// Has an event published soon.
     pub fn publish(&self, happened: Happened) {
-        if let Err(error) = self.0.try_send(happened) {
-            let reason = error.into_inner().reason;
-            tracing::warn!(reason, "too many events wait: this one is not published");
+        let crowded = self.queue.capacity() < WAITING / 2;
+        let good_news = matches!(happened.kind, EventType::Normal);
+        if crowded && good_news || self.queue.try_send(happened).is_err() {
+            self.dropped.inc();
         }
     }
 }
@@ -61,14 +76,26 @@ impl Events {
 /// Publishes events.
 pub(super) struct Publisher {
     waiting: mpsc::Receiver<Happened>,
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
     leadership: Leadership,
 }
 
 impl Publisher {
+    fn recorder(&self) -> Recorder {
+        Recorder::new(self.client.clone(), self.reporter.clone())
+    }
+
     /// Publishes what comes, one after the other.
     pub async fn run(mut self) {
+        let mut pace = Pace::new(PER_SECOND);
+        let (mut recorder, mut published) = (self.recorder(), 0);
         while let Some(happened) = self.waiting.recv().await {
+            tokio::time::sleep_until(pace.take(Instant::now().into_std()).into()).await;
+            published += 1;
+            if published % REMEMBERED == 0 {
+                recorder = self.recorder();
+            }
             // Another leader tells what it does.
             let Some(until) = self.leadership.until() else {
                 continue;
@@ -81,7 +108,7 @@ impl Publisher {
                 action: "Reconcile".to_owned(),
                 secondary: None,
             };
-            let published = self.recorder.publish(&event, &happened.about);
+            let published = recorder.publish(&event, &happened.about);
             let error = match tokio::time::timeout_at(until, published).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => cluster::error_class(&error),

@@ -149,7 +149,8 @@ pub async fn run(
             publish,
             election_stop.clone(),
         ));
-        let (events, publisher) = Events::new(client.clone(), leadership.clone());
+        let (events, publisher) =
+            Events::new(client.clone(), leadership.clone(), metrics.events_dropped.clone());
         let publisher = tokio::spawn(publisher.run());
         let parts = Parts {
             client,

@@ -72,6 +72,8 @@ pub struct ControllerMetrics {
     pub status_writes: Counter,
     /// Deletions that left Kernel's webhook behind.
     pub cleanups_skipped: Counter,
+    /// Events that were not published because too many waited.
+    pub events_dropped: Counter,
     /// The time of each reconciliation, however it ended.
     pub reconcile_seconds: Histogram,
     environment_up: Family<BySide, Gauge>,
@@ -328,6 +330,7 @@ impl ControllerMetrics {
             }),
             status_writes: Counter::default(),
             cleanups_skipped: Counter::default(),
+            events_dropped: Counter::default(),
             reconcile_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             environment_up: Family::default(),
             waiting: Family::default(),
@@ -359,6 +362,11 @@ impl ControllerMetrics {
             "cleanups_skipped",
             "Deletions that left Kernel's webhook behind",
             m.cleanups_skipped,
+        );
+        inner.register(
+            "events_dropped",
+            "Events that were not published because too many waited",
+            m.events_dropped.clone(),
         );
         inner.register(
             "reconcile_duration_seconds",
