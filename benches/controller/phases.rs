@@ -64,12 +64,9 @@ fn due_looks(channels: usize, time: Duration) -> f64 {
 }
 
 /// The calls that may come of it, if chance is not very unkind: each look is a GET, and a token where none is held.
-fn due_calls(channels: usize, time: Duration) -> u64 {
+fn due_calls(channels: usize, time: Duration) -> f64 {
     let due = due_looks(channels, time);
-    let looks = (due + 3.0 * due.sqrt()).ceil();
-    (0..)
-        .find(|count| number(*count) >= 2.0 * looks)
-        .unwrap_or(u64::MAX)
+    2.0 * (due + 3.0 * due.sqrt()).ceil()
 }
 
 /// A controller with its registered channels.
@@ -155,7 +152,7 @@ impl Run {
                 of_each.join(" + "),
                 "1 + 1 + 1",
                 // A channel whose own moment comes meanwhile is looked at once more.
-                all <= 3 * channels as u64 + due_calls(channels, took),
+                number(all) <= number(3 * channels as u64) + due_calls(channels, took),
             );
             run.writes(table, &wrote).await?;
             table.note(
@@ -240,7 +237,7 @@ impl Run {
             format!("restart: calls to Kernel in 30 s ({due:.1} looks were due)"),
             calls,
             "0",
-            calls as u64 <= due_calls(self.channels, QUIET),
+            number(calls as u64) <= due_calls(self.channels, QUIET),
         );
         quiet(table, "restart: writes to the API server in 30 s", &did);
         table.note(
