@@ -149,7 +149,7 @@ impl Run {
             }
             table.figure(
                 "registration: calls per channel (token + GET + PATCH)",
-                of_each.join(" + "),
+                format!("{} ({all} in all)", of_each.join(" + ")),
                 "1 + 1 + 1",
                 // A channel whose own moment comes meanwhile is looked at once more.
                 number(all) <= number(3 * channels as u64) + due_calls(channels, took),

@@ -14,6 +14,7 @@ use aura_whatsapp_operator::{
         },
     },
 };
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, Client, api::DeleteParams};
 
@@ -137,6 +138,17 @@ async fn with_an_older_definition_the_controller_writes_nothing_until_it_is_upda
         "update it: aura-whatsapp-operator crd",
     ];
     says(&controller, world.site.controller_admin, &update).await;
+    // Nor does it lead: another that can work must not wait for it.
+    let leases: Api<Lease> = Api::namespaced(world.client.clone(), &world.namespace);
+    let lease = leases.get("aura-whatsapp-operator-controller").await.unwrap();
+    let holder = lease
+        .spec
+        .and_then(|spec| spec.holder_identity)
+        .unwrap_or_default();
+    assert_eq!(
+        holder, "",
+        "the one before has released it, and nobody has taken it"
+    );
     // The bridge writes nothing: it does with what is there.
     world.start_bridge().await;
     assert_eq!(world.kernel.call_count(), 0);

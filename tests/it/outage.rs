@@ -1,9 +1,13 @@
 //! While a neighbour is away: what goes on, what waits, and that all recovers by itself (Law 8).
 
+use std::net::SocketAddr;
+
 use aura_whatsapp_operator::{
     api::conditions::Reason,
     sim::fault::{Endpoint, Fault},
 };
+use k8s_openapi::api::events::v1::Event;
+use kube::{Api, api::ListParams};
 use serde_json::json;
 
 use crate::support::{SOON, World, condition, private_cluster, ready};
@@ -21,7 +25,9 @@ async fn with_the_api_server_stopped_the_bridge_still_routes_also_after_its_own_
     cluster.control_plane.stop_api_server().await.unwrap();
     world.converse(&number, USER, "dos", 2).await;
     // Whoever looks can see that these are the last known routes, and how old the controller's view is.
-    watch_is_connected(&world, 0.0).await;
+    let (bridge, controller) = (world.site.bridge_admin, world.site.controller_admin);
+    watches_stand(&world, bridge, 0).await;
+    watches_stand(&world, controller, 0).await;
     let told = "aura_whatsapp_watch_last_event_timestamp_seconds";
     assert!(world.metric(world.site.controller_admin, told).await > 0.0);
     // A reply whose record was not on disk yet would be sent again, which is not the matter here.
@@ -40,17 +46,57 @@ async fn with_the_api_server_stopped_the_bridge_still_routes_also_after_its_own_
     let received = world.wait_received(USER, 3).await;
     assert_eq!(received[2].text, "Echo: tres");
     world.ready_number("1004").await;
-    watch_is_connected(&world, 1.0).await;
+    watches_stand(&world, bridge, 1).await;
+    // Channels and Secrets.
+    watches_stand(&world, controller, 2).await;
 }
 
-/// Waits until the bridge says of its watch that it is, or is not, connected.
-async fn watch_is_connected(world: &World, expected: f64) {
-    let start = tokio::time::Instant::now();
-    let metric = || world.metric(world.site.bridge_admin, "aura_whatsapp_watch_connected");
-    while (metric().await - expected).abs() > 0.5 {
-        assert!(start.elapsed() < SOON, "{}", world.log("bridge"));
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+/// Waits until a role says that so many of its watches stand.
+async fn watches_stand(world: &World, admin: SocketAddr, expected: u8) {
+    let metric = || world.metric(admin, "aura_whatsapp_watch_connected");
+    world
+        .until("the watches stand as they should", async || {
+            (metric().await - f64::from(expected)).abs() < 0.5
+        })
+        .await;
+}
+
+/// The events that tell of an environment's servers.
+async fn told_of_environment(world: &World, reason: &str) -> bool {
+    let events: Api<Event> = Api::namespaced(world.client.clone(), &world.namespace);
+    let events = events.list(&ListParams::default()).await.unwrap();
+    events.iter().any(|event| {
+        event.reason.as_deref() == Some(reason)
+            && event.regarding.as_ref().and_then(|about| about.kind.as_deref()) == Some("Lease")
+    })
+}
+
+#[tokio::test]
+async fn that_an_environment_is_down_and_that_it_is_up_again_is_told_by_event_and_metric() {
+    let world = World::builder("told").without_bridge().start().await;
+    let number = world.ready_number("1002").await;
+    let up = || world.metric(world.site.controller_admin, "aura_whatsapp_environment_up");
+    assert!(
+        (up().await - 3.0).abs() < 0.5,
+        "all three kinds of calls get through"
+    );
+    world.kernel.stop().await;
+    let ask = json!({"metadata": {"annotations": {"channels.auracognitive.com/requestedAt": "outage"}}});
+    world.patch_channel(&number, ask).await;
+    world
+        .until("an event tells of the outage", async || {
+            told_of_environment(&world, "EnvironmentUnavailable").await
+        })
+        .await;
+    assert!(up().await < 2.5);
+    assert!(!told_of_environment(&world, "EnvironmentAvailable").await);
+    world.kernel.restart().await.unwrap();
+    world
+        .until("an event tells of its end", async || {
+            told_of_environment(&world, "EnvironmentAvailable").await
+        })
+        .await;
+    assert!((up().await - 3.0).abs() < 0.5);
 }
 
 #[tokio::test]
