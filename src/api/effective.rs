@@ -91,10 +91,11 @@ impl Effective {
             delivery.max_age.unwrap_or_default(),
             defaults.delivery.max_age.clone().unwrap_or_default(),
         );
-        let per_second = delivery
-            .messages_per_second
-            .or(d.messages_per_second)
-            .unwrap_or(80);
+        // What the environment says is a limit too: a channel can only stay below it.
+        let per_second = match (delivery.messages_per_second, d.messages_per_second) {
+            (Some(own), Some(limit)) => own.min(limit),
+            (own, limit) => own.or(limit).unwrap_or(80),
+        };
         Self {
             registration_scopes: scopes
                 .registration
@@ -178,6 +179,24 @@ mod tests {
         assert_eq!(effective.registration_scopes, ["whatsapp:app-admin"]);
         assert_eq!(effective.messaging_scopes, ["whatsapp:app-messaging"]);
         assert_eq!((effective.key_generation, effective.messages_per_second), (1, 80));
+        for (own, limit, holds) in [
+            (Some(5), Some(10), 5),
+            (Some(50), Some(10), 10),
+            (None, Some(10), 10),
+            (Some(200), None, 200),
+        ] {
+            let mut spec = WhatsAppChannelSpec::example();
+            let delivery = |messages_per_second| Delivery {
+                messages_per_second,
+                ..Delivery::default()
+            };
+            spec.delivery = Some(delivery(own));
+            let defaults = ChannelDefaults {
+                delivery: delivery(limit),
+                ..ChannelDefaults::default()
+            };
+            assert_eq!(Effective::new(&spec, &defaults).messages_per_second, holds);
+        }
         assert_eq!(
             (effective.max_age_to_aura, effective.max_age_to_user),
             (4 * HOUR, HOUR)

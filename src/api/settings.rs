@@ -127,7 +127,9 @@ pub fn settings(spec: &WhatsAppChannelSpec, defaults: &ChannelDefaults) -> Vec<S
     .into_iter()
     .filter(|(_, value)| !value.is_null())
     .map(|(path, value)| Setting {
-        source: if says(&written, path) {
+        source: if path == "delivery.messagesPerSecond" && is_lowered(spec, defaults) {
+            Source::Environment
+        } else if says(&written, path) {
             Source::Spec
         } else if says(&environment, path) {
             Source::Environment
@@ -138,6 +140,16 @@ pub fn settings(spec: &WhatsAppChannelSpec, defaults: &ChannelDefaults) -> Vec<S
         value,
     })
     .collect()
+}
+
+/// Whether the environment's limit of messages a second is lower than what the spec says.
+fn is_lowered(spec: &WhatsAppChannelSpec, defaults: &ChannelDefaults) -> bool {
+    let own = spec
+        .delivery
+        .as_ref()
+        .and_then(|delivery| delivery.messages_per_second);
+    let limit = defaults.delivery.messages_per_second;
+    own.zip(limit).is_some_and(|(own, limit)| limit < own)
 }
 
 /// The settings as the lines of a YAML mapping, so many levels deep, each with its source as a comment.

@@ -181,6 +181,10 @@ pub async fn run(
         },
     };
     let (runner, handle) = Runner::new(journal.clone(), deliverer, lane_limits, pending, accepted);
+    // Those that the snapshot knows: the watch tells of what is another.
+    for route in state.routes.load().iter() {
+        handle.pace(route.channel, route.effective.messages_per_second);
+    }
 
     let (public_listener, internal_listener, admin_listener) = (
         listen(options.public).await?,

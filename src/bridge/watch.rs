@@ -286,6 +286,8 @@ impl Watch {
                     environment = route.environment_name, "route changed"
                 );
                 self.fetch_ahead(route.clone());
+                self.runner
+                    .pace(route.channel, route.effective.messages_per_second);
                 self.runner.poke(route.channel);
             }
         }

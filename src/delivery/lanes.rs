@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::backoff::Backoff;
+use super::{backoff::Backoff, pace::Paces};
 use crate::{
     api::ChannelId,
     journal::{Direction, Outcome, Seq},
@@ -104,6 +104,8 @@ struct Channel {
     in_flight: usize,
     blocked_until: Option<Duration>,
     blocks: u32,
+    /// It has sent as often as it may: it gets its next turn then.
+    paced_until: Option<Duration>,
 }
 
 type ChannelKey = (ChannelId, Direction);
@@ -118,6 +120,7 @@ pub struct Lanes {
     in_turns: HashSet<ChannelKey>,
     timers: BTreeMap<(Duration, u64), Timer>,
     next_timer: u64,
+    paces: Paces,
 }
 
 enum Timer {
@@ -142,7 +145,13 @@ impl Lanes {
             in_turns: HashSet::new(),
             timers: BTreeMap::new(),
             next_timer: 0,
+            paces: Paces::default(),
         }
+    }
+
+    /// How many messages a second a channel may send to Kernel.
+    pub fn pace(&mut self, channel: ChannelId, per_second: u32) {
+        self.paces.set(channel, per_second);
     }
 
     /// A message was accepted. Those of one lane must come in the order of their places in the journal.
@@ -244,6 +253,17 @@ impl Lanes {
                 && channel.blocked_until.is_none_or(|until| until <= now)
                 // While a block is being tried out, one message at a time.
                 && (channel.blocks == 0 || channel.in_flight == 0);
+            // Towards Aura nobody has stated a limit.
+            let paced = (key.1 == Direction::ToKernel)
+                .then(|| self.paces.waits(key.0, now))
+                .flatten();
+            if let (true, Some(at), false) = (may_go, paced, channel.ready.is_empty()) {
+                if channel.paced_until.is_none_or(|until| until <= now) {
+                    channel.paced_until = Some(at);
+                    self.set_timer(at, Timer::Channel(key));
+                }
+                continue;
+            }
             let Some(lane_key) = (if may_go { channel.ready.pop_front() } else { None }) else {
                 if channel.ready.is_empty()
                     && channel.in_flight == 0
@@ -263,6 +283,9 @@ impl Lanes {
             lane.retry_at = None;
             lane.attempts += 1;
             channel.in_flight += 1;
+            if key.1 == Direction::ToKernel {
+                self.paces.take(key.0, now);
+            }
             let number = lane.attempts;
             self.take_turn(key);
             return Some(Effect::Attempt(Attempt {
@@ -507,6 +530,37 @@ mod tests {
         }
         lanes.accepted(item(10, 2, 1));
         assert_eq!(attempts(&mut lanes, NOW), [0, 10, 1]);
+    }
+
+    fn reply(seq: u64, channel: u8, contact: u8) -> Item {
+        let mut item = item(seq, channel, contact);
+        item.lane.direction = Direction::ToKernel;
+        item
+    }
+
+    #[test]
+    fn a_channel_sends_no_more_often_than_it_may_and_others_do_not_wait_for_it() {
+        let mut lanes = Lanes::new(Limits {
+            channel_concurrency: 100,
+            ..limits()
+        });
+        lanes.pace(ChannelId::from_bytes([1; 16]), 2);
+        for n in 0..6 {
+            lanes.accepted(reply(n, 1, u8::try_from(n).unwrap()));
+        }
+        lanes.accepted(reply(6, 2, 1));
+        lanes.accepted(item(7, 1, 1));
+        assert_eq!(
+            attempts(&mut lanes, NOW),
+            [0, 6, 7, 1],
+            "a second's worth, and the others"
+        );
+        let mut now = NOW;
+        for expected in 2..6 {
+            now = lanes.next_wake().unwrap();
+            assert_eq!(attempts(&mut lanes, now), [expected]);
+        }
+        assert_eq!(now, NOW + Duration::from_secs(2));
     }
 
     proptest! {

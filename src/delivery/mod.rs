@@ -1,10 +1,11 @@
 //! Delivery: from the journal to Aura and to Kernel, in order per conversation, with retries that hold only their
 //! own lane.
 //!
-//! `lanes` decides and is pure; `runner` does; `backoff` is the schedule. Laws 1, 3, 4 and 8.
+//! `lanes` decides and is pure, as is `pace`, how often a channel may send; `runner` does; `backoff` is the schedule. Laws 1, 3, 4 and 8.
 
 pub mod backoff;
 mod lanes;
+mod pace;
 mod runner;
 
 pub use self::{

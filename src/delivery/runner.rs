@@ -26,7 +26,14 @@ pub trait Deliver: Send + Sync + 'static {
 /// How to tell the runner what happened.
 #[derive(Clone)]
 pub struct RunnerHandle {
-    pokes: mpsc::UnboundedSender<ChannelId>,
+    news: mpsc::UnboundedSender<News>,
+}
+
+enum News {
+    /// A channel's route or credentials changed.
+    Poke(ChannelId),
+    /// A channel may send so many messages a second.
+    Pace(ChannelId, u32),
 }
 
 /// The task that delivers.
@@ -35,7 +42,7 @@ pub struct Runner<D> {
     deliver: Arc<D>,
     lanes: Lanes,
     accepted: mpsc::UnboundedReceiver<Pending>,
-    pokes: mpsc::UnboundedReceiver<ChannelId>,
+    news: mpsc::UnboundedReceiver<News>,
     tasks: JoinSet<Done>,
     start: Instant,
 }
@@ -51,7 +58,12 @@ const RECORD_AGAIN: Duration = Duration::from_secs(1);
 impl RunnerHandle {
     /// A channel's route or credentials changed: what waits for them is tried now.
     pub fn poke(&self, channel: ChannelId) {
-        let _ = self.pokes.send(channel);
+        let _ = self.news.send(News::Poke(channel));
+    }
+
+    /// A channel may send so many messages a second to Kernel.
+    pub fn pace(&self, channel: ChannelId, per_second: u32) {
+        let _ = self.news.send(News::Pace(channel, per_second));
     }
 }
 
@@ -65,7 +77,7 @@ impl<D: Deliver> Runner<D> {
         pending: Vec<Pending>,
         accepted: mpsc::UnboundedReceiver<Pending>,
     ) -> (Self, RunnerHandle) {
-        let (sender, pokes) = mpsc::unbounded_channel();
+        let (sender, news) = mpsc::unbounded_channel();
         let mut lanes = Lanes::new(limits);
         pending
             .into_iter()
@@ -75,11 +87,11 @@ impl<D: Deliver> Runner<D> {
             deliver,
             lanes,
             accepted,
-            pokes,
+            news,
             tasks: JoinSet::new(),
             start: Instant::now(),
         };
-        (runner, RunnerHandle { pokes: sender })
+        (runner, RunnerHandle { news: sender })
     }
 
     /// Delivers until told to stop; then lets what is under way end, at most for `grace`.
@@ -92,7 +104,10 @@ impl<D: Deliver> Runner<D> {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(pending) = self.accepted.recv() => self.lanes.accepted(item(pending)),
-                Some(channel) = self.pokes.recv() => self.lanes.poke(channel),
+                Some(news) = self.news.recv() => match news {
+                    News::Poke(channel) => self.lanes.poke(channel),
+                    News::Pace(channel, per_second) => self.lanes.pace(channel, per_second),
+                },
                 Some(done) = self.tasks.join_next() => self.take_done(done),
                 () = sleep_until(wake) => {}
             }

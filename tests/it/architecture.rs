@@ -13,6 +13,7 @@ const PURE: &[&str] = &[
     "src/aura/activity.rs",
     "src/delivery/lanes.rs",
     "src/delivery/backoff.rs",
+    "src/delivery/pace.rs",
     "src/controller/circuit.rs",
     "src/controller/contest.rs",
     "src/controller/decide.rs",

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use aura_whatsapp_operator::sim::{aura::Behaviour, fault::Fault};
+use aura_whatsapp_operator::sim::{
+    aura::Behaviour,
+    fault::{Endpoint, Fault},
+};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use tokio::{
@@ -412,4 +415,39 @@ async fn a_channel_whose_aura_side_hangs_does_not_hold_up_another() {
         start.elapsed() < Duration::from_secs(5),
         "it waited for its neighbour's timeout"
     );
+}
+
+/// A channel sends to Kernel no more often than it may, whatever Aura has to say; a reply waits, and none is lost.
+#[tokio::test]
+async fn a_channel_sends_no_more_messages_a_second_than_it_may() {
+    const RATE: usize = 2;
+    let world = World::start("paced").await;
+    let number = world
+        .add("1002", |channel| {
+            channel["spec"]["delivery"] = json!({"messagesPerSecond": RATE});
+        })
+        .await;
+    world.wait_ready(&number).await;
+    let users: Vec<_> = (0..8).map(|n| format!("3460000010{n}")).collect();
+    for user in &users {
+        world.kernel.user_sends(&number.digits, user, "hola").unwrap();
+    }
+    for user in &users {
+        world.wait_received(user, 1).await;
+    }
+    let sends: Vec<_> = world
+        .kernel
+        .calls()
+        .into_iter()
+        .filter(|call| call.endpoint == Endpoint::Send)
+        .map(|call| call.at)
+        .collect();
+    assert_eq!(sends.len(), users.len());
+    for (n, at) in sends.iter().enumerate() {
+        let second = jiff::SignedDuration::from_secs(1);
+        let within = sends[..=n]
+            .iter()
+            .filter(|before| at.duration_since(**before) < second);
+        assert!(within.count() <= 2 * RATE, "{sends:?}");
+    }
 }
