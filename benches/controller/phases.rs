@@ -114,8 +114,13 @@ impl Run {
             let all = calls.len() as u64;
             let of_each = [Endpoint::Token, Endpoint::WebhookGet, Endpoint::WebhookSet]
                 .map(|endpoint| format!("{:.2}", per(count(endpoint), channels)));
-            let latency = Duration::from_millis(arguments.kernel_latency);
-            let ideal = latency.as_secs_f64() * number(all) / f64::from(arguments.kernel_concurrent);
+            let answers: Vec<f64> = calls
+                .iter()
+                .filter_map(|call| Some(call.answered_at?.duration_since(call.at).as_secs_f64()))
+                .collect();
+            // As it was, not as it was asked for: the simulator has a timer, and cores to share.
+            let latency = answers.iter().sum::<f64>() / number(answers.len().max(1) as u64);
+            let ideal = latency * number(all) / f64::from(arguments.kernel_concurrent);
             let share = ideal / took.as_secs_f64();
             table.note("registration: all Ready after", s(took));
             table.note(
@@ -128,14 +133,17 @@ impl Run {
                 ">= 0.85",
                 share >= 0.85,
             );
-            let answers: Vec<f64> = calls
-                .iter()
-                .filter_map(|call| Some(call.answered_at?.duration_since(call.at).as_secs_f64()))
-                .collect();
-            let mean = answers.iter().sum::<f64>() / number(answers.len().max(1) as u64);
             table.note(
                 "registration: what the simulated Kernel took over a call, mean",
-                ms(Duration::from_secs_f64(mean)),
+                ms(Duration::from_secs_f64(latency)),
+            );
+            let stated = Duration::from_millis(arguments.kernel_latency).as_secs_f64();
+            table.note(
+                format!(
+                    "registration: the same if it had taken {} ms",
+                    arguments.kernel_latency
+                ),
+                format!("{:.2}", share * stated / latency),
             );
             let between = |first: Option<Timestamp>, last: Option<Timestamp>| {
                 Some(last?.duration_since(first?).as_secs_f64()).filter(|time| *time > 0.0)

@@ -20,7 +20,7 @@ const WAITS: Backoff = Backoff {
 
 /// Objects in one page of a list. Fewer than usual: with what fields were managed by whom a page takes several times
 /// its JSON for a moment, and a process keeps the room of its busiest moment.
-const LISTED_AT_ONCE: u32 = 100;
+const LISTED_AT_ONCE: u32 = 250;
 /// How long one watch lasts, in seconds, before it is begun anew where it was. A peer that is gone without a word is
 /// noticed no later than that: nothing else tells it from one that has nothing to say.
 const WATCH_LASTS: u32 = 60;

@@ -132,7 +132,7 @@ pub(super) async fn follow_secrets(context: Arc<Context>, namespace: Option<Stri
 }
 
 /// How many Secrets are read at once when the Kernel clients are looked through.
-const PAGE: u32 = 100;
+const PAGE: u32 = 250;
 
 /// Notes which Kernel client each channel has, so that one that comes later and shares it is told so. In pages: ten
 /// thousand reads one by one would be a storm at every start.

@@ -65,8 +65,8 @@ struct Slot {
     failed: Option<(KernelError, Instant)>,
 }
 
-/// How many tokens are kept: with more channels than that, those whose end is nearest are thrown out and fetched again
-/// when they are needed.
+/// How many tokens are kept: with more channels than that, those that were not used for longest are thrown out, and fetched
+/// again when they are needed.
 const KEPT: usize = 4096;
 
 /// The tokens of all channels.
@@ -75,7 +75,12 @@ pub struct Tokens {
     slots: Mutex<Slots>,
 }
 
-type Slots = HashMap<[u8; 32], Arc<tokio::sync::Mutex<Slot>>>;
+type Slots = HashMap<[u8; 32], Kept>;
+
+struct Kept {
+    slot: Arc<tokio::sync::Mutex<Slot>>,
+    used: Instant,
+}
 
 #[derive(Deserialize)]
 struct Granted {
@@ -115,13 +120,23 @@ impl Tokens {
     fn slot(&self, request: &TokenRequest) -> Arc<tokio::sync::Mutex<Slot>> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let key = request.key();
-        if let Some(slot) = slots.get(&key) {
-            return slot.clone();
+        let now = Instant::now();
+        if let Some(kept) = slots.get_mut(&key) {
+            kept.used = now;
+            return kept.slot.clone();
         }
         if slots.len() >= KEPT {
             make_room(&mut slots);
         }
-        slots.entry(key).or_default().clone()
+        let slot = Arc::default();
+        slots.insert(
+            key,
+            Kept {
+                slot: Arc::clone(&slot),
+                used: now,
+            },
+        );
+        slot
     }
 
     /// The token for this request: the one that is kept, or a new one. Callers at the same time share one fetch.
@@ -174,16 +189,12 @@ impl Tokens {
     }
 }
 
-/// Throws out a quarter of the slots: those without a token, then those whose token ends soonest. Who is in the middle
-/// of using one keeps it.
+/// Throws out a quarter of the slots: those that were not used for longest. Who is in the middle of using one keeps it.
 fn make_room(slots: &mut Slots) {
-    let mut idle: Vec<(Option<Instant>, [u8; 32])> = slots
+    let mut idle: Vec<(Instant, [u8; 32])> = slots
         .iter()
-        .filter(|(_, slot)| Arc::strong_count(slot) == 1)
-        .filter_map(|(key, slot)| {
-            let until = slot.try_lock().ok()?.held.as_ref().map(|(_, until)| *until);
-            Some((until, *key))
-        })
+        .filter(|(_, kept)| Arc::strong_count(&kept.slot) == 1)
+        .map(|(key, kept)| (kept.used, *key))
         .collect();
     idle.sort_unstable();
     for (_, key) in idle.iter().take(KEPT / 4) {
@@ -332,6 +343,35 @@ mod tests {
             assert_eq!(seconds(odd), contract::DEFAULT_EXPIRES_IN, "{odd:?}");
         }
         assert_eq!(seconds(Some(1e300)), contract::MAX_EXPIRES_IN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_were_not_used_for_longest_make_room_and_one_in_use_stays() {
+        let tokens = Tokens::default();
+        let request = |n: usize| TokenRequest {
+            url: "https://auth.example.com/token".into(),
+            credentials: Credentials {
+                id: format!("client-{n}").into(),
+                secret: "fake-secret".to_owned().into(),
+            },
+            scopes: asked(),
+            purposes: Vec::new(),
+            timeout: Duration::from_secs(1),
+            turnstile: None,
+        };
+        let in_use = tokens.slot(&request(0));
+        for n in 0..KEPT {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            drop(tokens.slot(&request(n)));
+        }
+        let known = |n: usize| tokens.slots.lock().unwrap().contains_key(&request(n).key());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        tokens.slot(&request(1));
+        tokens.slot(&request(KEPT));
+        assert!(known(0) && known(1) && known(KEPT) && known(KEPT - 1));
+        assert!(!known(2) && !known(KEPT / 4));
+        assert_eq!(tokens.slots.lock().unwrap().len(), KEPT - KEPT / 4 + 1);
+        drop(in_use);
     }
 
     #[test]
