@@ -2,17 +2,16 @@
 //! thousand passes asks again before that.
 
 use std::{
+    future::Future,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
 use hyper::{Request, Response, StatusCode};
 use jiff::Timestamp;
 use tokio::time::Instant;
-use tower::{Layer, Service};
 
+use super::around::Around;
 use crate::http;
 
 /// The longest that is waited for it: whoever asks for more is asked again.
@@ -38,65 +37,42 @@ impl Asked {
 
 /// Notes what is asked for, and has each call wait for it where that is wanted.
 #[derive(Clone)]
-pub(super) struct AskedLayer {
+pub(super) struct Patience {
     pub asked: Asked,
     /// Whoever has to be quick waits by itself.
     pub waits: bool,
 }
 
-#[derive(Clone)]
-pub(super) struct Waiting<S> {
-    inner: S,
-    layer: AskedLayer,
-}
+impl Around for Patience {
+    type About = ();
 
-impl<S> Layer<S> for AskedLayer {
-    type Service = Waiting<S>;
+    fn about<B>(&self, _request: &Request<B>) {}
 
-    fn layer(&self, inner: S) -> Waiting<S> {
-        Waiting {
-            inner,
-            layer: self.clone(),
+    async fn around<R, E>(
+        self,
+        (): (),
+        call: impl Future<Output = Result<Response<R>, E>> + Send,
+    ) -> Result<Response<R>, E>
+    where
+        R: Send,
+        E: Send,
+    {
+        while self.waits
+            && let Some(until) = self.asked.until()
+        {
+            tokio::time::sleep_until(until).await;
         }
-    }
-}
-
-impl<S, B, R> Service<Request<B>> for Waiting<S>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Future: Send + 'static,
-    S::Error: Send,
-    R: Send,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        // A future does nothing before it is waited for: the request goes out after the wait.
-        let call = self.inner.call(request);
-        let AskedLayer { asked, waits } = self.layer.clone();
-        async move {
-            while waits && let Some(until) = asked.until() {
-                tokio::time::sleep_until(until).await;
-            }
-            let result = call.await;
-            if let Ok(answer) = &result
-                && matches!(
-                    answer.status(),
-                    StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-                )
-                && let Some(wait) = http::retry_after(answer.headers(), Timestamp::now())
-            {
-                asked.note(wait);
-            }
-            result
+        let result = call.await;
+        if let Ok(answer) = &result
+            && matches!(
+                answer.status(),
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+            )
+            && let Some(wait) = http::retry_after(answer.headers(), Timestamp::now())
+        {
+            self.asked.note(wait);
         }
-        .boxed()
+        result
     }
 }
 
@@ -107,9 +83,12 @@ mod tests {
         sync::atomic::{AtomicU32, Ordering},
     };
 
-    use tower::ServiceExt;
+    use tower::{Layer, ServiceExt};
 
-    use super::*;
+    use super::{
+        super::around::{AroundLayer, Surrounded},
+        *,
+    };
 
     #[tokio::test(start_paused = true)]
     async fn what_one_call_is_asked_for_all_wait_for_but_those_that_must_be_quick() {
@@ -126,13 +105,15 @@ mod tests {
             }
         });
         let asked = Asked::default();
-        let layer = |waits| AskedLayer {
-            asked: asked.clone(),
-            waits,
+        let layer = |waits| {
+            AroundLayer(Patience {
+                asked: asked.clone(),
+                waits,
+            })
         };
         let (patient, quick) = (layer(true).layer(server.clone()), layer(false).layer(server));
         let start = Instant::now();
-        let ask = async |service: Waiting<_>| {
+        let ask = async |service: Surrounded<_, _>| {
             let answer: Response<()> = service.oneshot(Request::new(())).await.unwrap();
             (answer.status().as_u16(), start.elapsed().as_secs())
         };

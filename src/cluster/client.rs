@@ -14,9 +14,10 @@ use kube::{
 };
 
 use super::{
-    asked::{Asked, AskedLayer},
+    around::AroundLayer,
+    asked::{Asked, Patience},
     deadline::DeadlineLayer,
-    pace::PaceLayer,
+    pace::Pace,
     watches::Watches,
 };
 
@@ -65,15 +66,15 @@ pub async fn watching_client(kubeconfig: Option<&Path>) -> Result<(Client, Watch
     let watches = Watches::default();
     let mut config = config(kubeconfig).await?;
     config.default_retry = false;
-    let asked = AskedLayer {
+    let patience = Patience {
         asked: Asked::default(),
         waits: true,
     };
     let client = ClientBuilder::try_from(config)?
         .with_layer(&DEADLINE)
-        .with_layer(&asked)
-        .with_layer(&watches)
-        .with_layer(&PaceLayer::default())
+        .with_layer(&AroundLayer(patience))
+        .with_layer(&AroundLayer(watches.clone()))
+        .with_layer(&AroundLayer(Pace::default()))
         .build();
     Ok((client, watches))
 }
@@ -95,10 +96,10 @@ pub async fn lease_client(kubeconfig: Option<&Path>) -> Result<(Client, Asked), 
             head: LEASE_DEADLINE,
             body: LEASE_DEADLINE,
         })
-        .with_layer(&AskedLayer {
+        .with_layer(&AroundLayer(Patience {
             asked: asked.clone(),
             waits: false,
-        })
+        }))
         .build();
     Ok((client, asked))
 }

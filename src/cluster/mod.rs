@@ -1,6 +1,7 @@
 //! The Kubernetes side that both roles share: the client with its deadlines, how a channel's Secret is read, and
 //! whether the installed definition of the resource is ours.
 
+mod around;
 mod asked;
 mod backoff;
 mod client;

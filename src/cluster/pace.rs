@@ -6,17 +6,15 @@
 
 use std::{
     collections::HashMap,
+    future::Future,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
-use hyper::Request;
+use hyper::{Request, Response};
 use tokio::time::Instant;
-use tower::{Layer, Service};
 
-use super::{backoff::WatchBackoff, deadline::is_watch};
+use super::{around::Around, backoff::WatchBackoff, deadline::is_watch};
 
 /// A watch that is begun so long after the one before on the same path is no repetition. Longer than the longest wait:
 /// else a storm would end its own waits.
@@ -24,14 +22,8 @@ const APART: Duration = Duration::from_secs(10);
 
 /// Paces the watches of one client.
 #[derive(Clone, Default)]
-pub(super) struct PaceLayer {
+pub(super) struct Pace {
     /// By path: a fixed few for each watched namespace.
-    paths: Arc<Mutex<HashMap<String, Begun>>>,
-}
-
-#[derive(Clone)]
-pub(super) struct Pace<S> {
-    inner: S,
     paths: Arc<Mutex<HashMap<String, Begun>>>,
 }
 
@@ -59,47 +51,31 @@ impl Begun {
     }
 }
 
-impl<S> Layer<S> for PaceLayer {
-    type Service = Pace<S>;
+impl Around for Pace {
+    /// When it may begin.
+    type About = Option<Instant>;
 
-    fn layer(&self, inner: S) -> Self::Service {
-        Pace {
-            inner,
-            paths: self.paths.clone(),
-        }
-    }
-}
-
-impl<S, B> Service<Request<B>> for Pace<S>
-where
-    S: Service<Request<B>>,
-    S::Future: Send + 'static,
-    S::Response: Send,
-    S::Error: Send,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let at = is_watch(&request).then(|| {
+    fn about<B>(&self, request: &Request<B>) -> Self::About {
+        is_watch(request).then(|| {
             let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
             let begun = paths.entry(request.uri().path().to_owned()).or_default();
             begun.next(Instant::now())
-        });
-        // A future does nothing before it is waited for: the request goes out after the wait.
-        let call = self.inner.call(request);
-        async move {
-            if let Some(at) = at {
-                tokio::time::sleep_until(at).await;
-            }
-            call.await
+        })
+    }
+
+    async fn around<R, E>(
+        self,
+        at: Self::About,
+        call: impl Future<Output = Result<Response<R>, E>> + Send,
+    ) -> Result<Response<R>, E>
+    where
+        R: Send,
+        E: Send,
+    {
+        if let Some(at) = at {
+            tokio::time::sleep_until(at).await;
         }
-        .boxed()
+        call.await
     }
 }
 
@@ -107,16 +83,17 @@ where
 mod tests {
     use std::convert::Infallible;
 
-    use tower::ServiceExt;
+    use tower::{Layer, Service, ServiceExt};
 
-    use super::*;
+    use super::{super::around::AroundLayer, *};
 
     /// When requests were served, in seconds, of a client that asks again as soon as it is answered.
     async fn served(uris: &[&str]) -> Vec<f64> {
         let start = Instant::now();
-        let server =
-            tower::service_fn(move |_: Request<()>| async move { Ok::<_, Infallible>(start.elapsed()) });
-        let mut service = PaceLayer::default().layer(server);
+        let server = tower::service_fn(move |_: Request<()>| async move {
+            Ok::<_, Infallible>(Response::new(start.elapsed()))
+        });
+        let mut service = AroundLayer(Pace::default()).layer(server);
         let mut times = Vec::new();
         for uri in uris {
             let request = Request::builder().uri(*uri).body(()).unwrap();
@@ -128,6 +105,7 @@ mod tests {
                     .call(request)
                     .await
                     .unwrap()
+                    .into_body()
                     .as_secs_f64(),
             );
         }

@@ -3,18 +3,16 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
 };
 
-use futures::{FutureExt, future::BoxFuture};
 use hyper::{Request, Response};
-use tower::{Layer, Service};
 
-use super::deadline::is_watch;
+use super::{around::Around, deadline::is_watch};
 
 /// One kind of object in one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,57 +84,33 @@ fn watched<B>(request: &Request<B>) -> Option<Watched> {
     })
 }
 
-impl<S> Layer<S> for Watches {
-    type Service = Noting<S>;
+impl Around for Watches {
+    /// What is listed or watched, and whether it is a watch.
+    type About = Option<(Watched, bool)>;
 
-    fn layer(&self, inner: S) -> Noting<S> {
-        Noting {
-            inner,
-            watches: self.clone(),
-        }
-    }
-}
-
-/// Notes how watches fare.
-#[derive(Clone)]
-pub struct Noting<S> {
-    inner: S,
-    watches: Watches,
-}
-
-impl<S, B, R> Service<Request<B>> for Noting<S>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Future: Send + 'static,
-    S::Error: Send,
-    R: Send,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    fn about<B>(&self, request: &Request<B>) -> Self::About {
+        Some((watched(request)?, is_watch(request)))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (watched, watch) = (watched(&request), is_watch(&request));
-        let call = self.inner.call(request);
-        let Some(watched) = watched else {
-            return call.boxed();
-        };
-        let watches = self.watches.clone();
-        async move {
-            let result = call.await;
+    async fn around<R, E>(
+        self,
+        about: Self::About,
+        call: impl Future<Output = Result<Response<R>, E>> + Send,
+    ) -> Result<Response<R>, E>
+    where
+        R: Send,
+        E: Send,
+    {
+        let result = call.await;
+        if let Some((watched, watch)) = about {
             let answered = result.as_ref().is_ok_and(|answer| answer.status().is_success());
             // A list that succeeds is no watch yet; one that fails leaves none.
-            let known = watches.lock().contains_key(&watched);
+            let known = self.lock().contains_key(&watched);
             if watch || (known && !answered) {
-                watches.note(watched, answered);
+                self.note(watched, answered);
             }
-            result
         }
-        .boxed()
+        result
     }
 }
 
@@ -144,9 +118,9 @@ where
 mod tests {
     use std::{convert::Infallible, sync::atomic::AtomicU16};
 
-    use tower::ServiceExt;
+    use tower::{Layer, ServiceExt};
 
-    use super::*;
+    use super::{super::around::AroundLayer, *};
 
     #[tokio::test]
     async fn a_watch_stands_from_its_answer_until_one_is_refused() {
@@ -157,7 +131,7 @@ mod tests {
             async move { Ok::<_, Infallible>(Response::builder().status(status).body(()).unwrap()) }
         });
         let watches = Watches::default();
-        let service = watches.layer(server);
+        let service = AroundLayer(watches.clone()).layer(server);
         let ask = async |uri: &str| {
             let request = Request::builder().uri(uri).body(()).unwrap();
             service.clone().oneshot(request).await.unwrap();
