@@ -22,6 +22,23 @@ fn every_reason_has_a_row_that_says_whether_it_stalls() {
     }
 }
 
+/// A reason that no test with a real cluster brings about could be one that nothing brings about.
+#[test]
+fn every_reason_is_brought_about_by_a_test() {
+    let tests: String = sources("tests/it")
+        .into_iter()
+        .filter(|(path, _)| !path.ends_with("docs.rs"))
+        .map(|(_, text)| text)
+        .collect();
+    for reason in Reason::ALL {
+        let (variant, word) = (format!("Reason::{reason}"), format!("\"{reason}\""));
+        assert!(
+            tests.contains(&variant) || tests.contains(&word),
+            "no test is about {reason}"
+        );
+    }
+}
+
 #[test]
 fn the_documented_configuration_is_one() {
     let page = read("docs/configuration.md");
