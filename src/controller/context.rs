@@ -363,14 +363,18 @@ impl Context {
             // Another resource of the same name: that the one before is gone was not told.
             self.gone(&key);
         }
-        // It is kept apart.
+        // It is kept apart, and before a pass can ask for it.
         let status = channel.status.take().unwrap_or_default();
         self.memories.told_status(&uid, status);
-        let (key, differs) = {
+        let known = {
             let mut roster = self.roster();
             let differs = roster.upsert(&channel, also(&setup, &channel));
-            let key = roster.get(&key).map_or(key, |entry| entry.key.clone());
-            (key, differs)
+            roster.get(&key).map(|entry| (entry.key.clone(), differs))
+        };
+        let Some((key, differs)) = known else {
+            // What the API server's rules let in is in the roster: this came by without them.
+            self.memories.forget(&uid);
+            return None;
         };
         let leaves =
             channel.metadata.deletion_timestamp.is_some() && before.is_none_or(|(_, leaving)| !leaving);
