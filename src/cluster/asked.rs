@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use super::around::Around;
 use crate::http;
 
-/// The longest that is waited for it: whoever asks for more is asked again.
-const LONGEST: Duration = Duration::from_secs(30);
+/// The longest that is waited for it: whoever asks for more is asked again. A busy API server asks for up to half a minute
+/// (API priority and fairness), and a key or a leader may be waiting for the call.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Until when the API server has asked to be left alone. A clone is another handle of the same.
 #[derive(Clone, Default)]
@@ -31,6 +32,12 @@ impl Asked {
     fn note(&self, wait: Duration) {
         let until = Instant::now() + wait.min(LONGEST);
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.is_none_or(|before| before < Instant::now()) {
+            tracing::info!(
+                seconds = wait.as_secs(),
+                "the API server is busy and asks to be left alone"
+            );
+        }
         *asked = Some(asked.map_or(until, |before| before.max(until)));
     }
 }
@@ -57,9 +64,8 @@ impl Around for Patience {
         R: Send,
         E: Send,
     {
-        while self.waits
-            && let Some(until) = self.asked.until()
-        {
+        // Once: a call that others' troubles put off again and again would look stuck.
+        if let Some(until) = self.asked.until().filter(|_| self.waits) {
             tokio::time::sleep_until(until).await;
         }
         let result = call.await;

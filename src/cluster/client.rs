@@ -121,6 +121,7 @@ pub fn error_class(error: &kube::Error) -> &'static str {
         // By its number: of a path that is not served, as where the CRD is missing, the answer gives no reason.
         kube::Error::Api(status) if status.code == 404 => "not_found",
         kube::Error::Api(status) if status.is_conflict() => "conflict",
+        kube::Error::Api(status) if status.code == 429 => "too_many_requests",
         kube::Error::Api(_) => "api_error",
         kube::Error::Service(_) | kube::Error::HyperError(_) => "unreachable",
         _ => "error",

@@ -312,11 +312,19 @@ impl Context {
         }
     }
 
-    /// Waits until something more is listed.
-    pub async fn another_listed(&self) {
-        let mut unlisted = self.unlisted.subscribe();
-        let before = *unlisted.borrow_and_update();
-        let _ = unlisted.wait_for(|missing| *missing != before).await;
+    /// Tells what has not been listed yet, now and whenever that changes, until everything was.
+    pub async fn tell_unlisted(&self, mut tell: impl FnMut(Option<String>)) {
+        // What is listed between a look and the wait after it is seen by the next look.
+        let mut changes = self.unlisted.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let unlisted = self.unlisted();
+            let done = unlisted.is_none();
+            tell(unlisted);
+            if done || changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Whether the Kernel clients of the channels that are there when this process begins to lead are known.

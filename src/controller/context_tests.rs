@@ -128,3 +128,28 @@ async fn those_that_share_a_webhook_that_was_cleared_look_at_it_at_once() {
     assert_eq!(context.work.next(), None);
     assert!(context.memories.of("uid-heir").look_at_once);
 }
+
+/// Both lists may be there before anybody asks, or between a question and the wait that follows it.
+#[tokio::test]
+async fn what_is_listed_at_any_moment_is_told() {
+    let context = context(true);
+    let mut told = Vec::new();
+    context
+        .tell_unlisted(|unlisted| {
+            match told.len() {
+                0 => context.listed(Listed::Secrets),
+                1 => context.listed(Listed::Channels),
+                _ => {}
+            }
+            told.push(unlisted);
+        })
+        .await;
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(
+        told[0]
+            .as_ref()
+            .is_some_and(|text| text.contains("WhatsAppChannels"))
+    );
+    assert_eq!(told[2], None);
+    context.tell_unlisted(|unlisted| assert_eq!(unlisted, None)).await;
+}

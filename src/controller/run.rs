@@ -362,11 +362,9 @@ fn places(options: &Options) -> usize {
 
 /// Says what has not been listed yet, until nothing is missing.
 async fn ready_when_listed(context: Arc<Context>, missing: Missing) {
-    while let Some(unlisted) = context.unlisted() {
-        missing.store(Arc::new(Some(unlisted)));
-        context.another_listed().await;
-    }
-    missing.store(Arc::new(None));
+    context
+        .tell_unlisted(|unlisted| missing.store(Arc::new(unlisted)))
+        .await;
     tracing::info!(channels = context.roster().keys(None).len(), "ready");
     // For as long as the process runs.
     std::future::pending::<()>().await;

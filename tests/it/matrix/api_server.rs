@@ -32,17 +32,10 @@ pub struct Cell {
     pub trouble: Trouble,
     /// What the log says of a pass that failed; the empty text where none fails.
     pub told: &'static str,
-    /// How often one call of ours goes out: the library itself repeats 429 until the call's deadline, 5 ms and then
-    /// twice as long each time.
-    pub repeated: usize,
 }
 
 const fn cell(trouble: Trouble, told: &'static str) -> Cell {
-    Cell {
-        trouble,
-        told,
-        repeated: 1,
-    }
+    Cell { trouble, told }
 }
 
 use Trouble::{
@@ -53,14 +46,8 @@ use Trouble::{
 pub const CELLS: &[Cell] = &[
     cell(Refused, "the API server: unreachable"),
     cell(Hangs, "the API server: unreachable"),
-    Cell {
-        repeated: 12,
-        ..cell(Limited, "the API server: unreachable")
-    },
-    Cell {
-        repeated: 4,
-        ..cell(LimitedFor, "the API server: unreachable")
-    },
+    cell(Limited, "the API server: too_many_requests"),
+    cell(LimitedFor, "the API server: too_many_requests"),
     cell(ServerError, "the API server: api_error"),
     cell(Unauthorized, "the API server: api_error"),
     cell(Forbidden, "the API server: forbidden"),
@@ -175,7 +162,7 @@ impl Cell {
                 before.secrets,
                 now.secrets,
                 if refused { 0 } else { secrets },
-                passes * self.repeated,
+                passes,
             ),
             (
                 "lists and watches",
@@ -183,15 +170,9 @@ impl Cell {
                 now.watches,
                 // Each of the two watches begins anew.
                 if refused { 0 } else { 2 },
-                watches * self.repeated,
+                watches,
             ),
-            (
-                "writes",
-                before.writes,
-                now.writes,
-                writes,
-                passes * self.repeated,
-            ),
+            ("writes", before.writes, now.writes, writes, passes),
         ] {
             assert!(
                 (least..=most).contains(&(now - before)),
