@@ -188,6 +188,19 @@ impl Circuit {
         }
     }
 
+    /// A call of this channel ended, or was not made, and says nothing of the server; it may have asked to wait. If the
+    /// channel was to try for all, another one will, no sooner than that.
+    pub fn undecided(&mut self, who: &ObjectKey, asked: Option<Duration>, now: Instant, random: f64) {
+        let State::Open(open) = &mut self.state else {
+            return;
+        };
+        open.park(who);
+        if open.probing.take_if(|probe| probe.is(who)).is_some() {
+            open.probe_at = now + PROBES.wait_at_least(open.failed.saturating_add(1), asked, random);
+            open.asked_until = asked.map(|wait| now + wait);
+        }
+    }
+
     /// When [`Circuit::tick`] has something to do.
     pub fn next_tick(&self) -> Option<Instant> {
         match &self.state {
@@ -394,6 +407,20 @@ mod tests {
             circuit.admit(&who(9), true, at + Duration::from_secs(40)),
             Admission::Go
         );
+    }
+
+    #[test]
+    fn a_prober_that_is_told_to_wait_has_all_wait() {
+        let start = Instant::now();
+        let mut circuit = opened(start);
+        let at = circuit.next_tick().unwrap();
+        let prober = circuit.tick(at).unwrap();
+        assert_eq!(circuit.admit(&prober, false, at), Admission::Go);
+        circuit.undecided(&prober, Some(Duration::from_secs(600)), at, 0.0);
+        assert!(!circuit.is_closed());
+        assert!(circuit.next_tick().unwrap() >= at + Duration::from_secs(600));
+        let soon = at + Duration::from_secs(60);
+        assert!(matches!(circuit.admit(&who(9), true, soon), Admission::Parked(_)));
     }
 
     #[test]

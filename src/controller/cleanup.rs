@@ -177,6 +177,6 @@ impl Pass<'_> {
     fn remember(&self, change: impl FnOnce(&mut Memory)) {
         let mut memory = self.context.memories.of(&self.uid);
         change(&mut memory);
-        self.context.memories.keep(&self.uid, memory);
+        self.keep(memory);
     }
 }

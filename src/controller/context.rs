@@ -13,6 +13,7 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     events::{Events, Happened},
@@ -58,6 +59,10 @@ pub(super) struct Context {
     unlisted: watch::Sender<Unlisted>,
     /// Whether the Kernel clients of the channels that were there at the start are known.
     clients_known: watch::Sender<bool>,
+    /// Since when they are not.
+    clients_unknown_since: Mutex<Instant>,
+    /// The process is to stop: who waits for what others do waits no longer.
+    pub stopping: CancellationToken,
     /// Told when a gate's next probe may be at another time.
     pub ticks: Arc<Notify>,
     start: Instant,
@@ -218,6 +223,8 @@ impl Context {
             namespaces,
             unlisted: watch::Sender::new(unlisted),
             clients_known: watch::Sender::new(false),
+            clients_unknown_since: Mutex::new(Instant::now()),
+            stopping: CancellationToken::new(),
             ticks,
             start: Instant::now(),
         }
@@ -283,7 +290,8 @@ impl Context {
     pub async fn wait_listed(&self) {
         let mut unlisted = self.unlisted.subscribe();
         let all = unlisted.wait_for(|missing| missing.channels + missing.secrets == 0);
-        let _ = tokio::time::timeout_at(self.start + PATIENCE, all).await;
+        let all = tokio::time::timeout_at(self.start + PATIENCE, all);
+        let _ = self.stopping.run_until_cancelled(all).await;
     }
 
     /// What has not been listed yet, in words; none when everything was.
@@ -329,14 +337,26 @@ impl Context {
 
     /// Whether the Kernel clients of the channels that are there when this process begins to lead are known.
     pub fn clients_known(&self, known: bool) {
+        if !known {
+            *self.unknown_since() = Instant::now();
+        }
         self.clients_known.send_replace(known);
     }
 
-    /// Waits until they are, at most until the patience is over; answers whether they are.
+    fn unknown_since(&self) -> MutexGuard<'_, Instant> {
+        self.clients_unknown_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until they are, at most until the patience is over: all wait for the same, so that it is over once and not for
+    /// each anew. Answers whether they are.
     pub async fn wait_clients_known(&self) -> bool {
+        let until = *self.unknown_since() + PATIENCE;
         let mut known = self.clients_known.subscribe();
-        let known = tokio::time::timeout(PATIENCE, known.wait_for(|known| *known)).await;
-        known.is_ok_and(|known| known.is_ok())
+        let known = tokio::time::timeout_at(until, known.wait_for(|known| *known));
+        let known = self.stopping.run_until_cancelled(known).await;
+        matches!(known, Some(Ok(Ok(_))))
     }
 
     /// Has a channel reconciled now.
@@ -520,11 +540,9 @@ impl Context {
         let one_each = setup
             .environment(&environment)
             .is_some_and(|environment| environment.registration.one_webhook_per_client);
-        if entry.client() == Some(client) {
-            return;
-        }
+        let known = entry.client() == Some(client);
         let before = roster.set_client(key, client);
-        if !one_each {
+        if known || !one_each {
             return;
         }
         let oldest = |entries: &mut dyn Iterator<Item = &Entry>| {

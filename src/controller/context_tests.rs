@@ -6,7 +6,7 @@ use kube::client::Body;
 use super::*;
 use crate::{
     api::WhatsAppChannelSpec,
-    controller::{collector::Channels, lease, worker::Again},
+    controller::{collector::Channels, lease, memory::Memory, worker::Again},
     keys::KeyMaterial,
 };
 
@@ -104,7 +104,14 @@ async fn a_client_is_held_by_the_oldest_that_uses_it_now() {
     );
     assert!(context.shares_client(&old) && context.shares_client(&young));
 
-    context.roster().secret(&ObjectKey::new("n", "old"), None);
+    // Who was told to get another client, and has a Secret of another version, is read before it is told so again.
+    context.roster().secret(&ObjectKey::new("n", "young"), Some("2"));
+    assert_eq!(holder(&young), None, "it may have another client by now");
+    context.uses_client(&young, 7);
+    assert_eq!(holder(&young).as_deref(), Some("old"), "it has not");
+
+    let concerned = context.roster().secret(&ObjectKey::new("n", "old"), None);
+    assert!(concerned.contains(&young), "who yielded may hold it now");
     assert_eq!(holder(&young), None, "its Secret is gone");
     context.roster().secret(&ObjectKey::new("n", "old"), Some("2"));
     context.uses_client(&old, 7);
@@ -126,7 +133,12 @@ async fn those_that_share_a_webhook_that_was_cleared_look_at_it_at_once() {
     context.look_at_rivals(&gone, ChannelId::from_bytes([1; 16]));
     assert_eq!(context.work.next(), Some(heir));
     assert_eq!(context.work.next(), None);
-    assert!(context.memories.of("uid-heir").look_at_once);
+    let memory = context.memories.of("uid-heir");
+    assert_ne!(memory.looks_made, memory.looks_wanted);
+    // A pass that was under way knows nothing of it: what it keeps does not take it back.
+    context.memories.keep("uid-heir", Memory::default());
+    let memory = context.memories.of("uid-heir");
+    assert_ne!(memory.looks_made, memory.looks_wanted);
 }
 
 /// Both lists may be there before anybody asks, or between a question and the wait that follows it.

@@ -7,6 +7,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{
@@ -267,6 +268,12 @@ impl Gate {
             self.ticks.notify_one();
         }
         change
+    }
+
+    /// A call ended, or was not made, and says nothing of the server.
+    pub fn undecided(&self, side: Side, who: &ObjectKey, asked: Option<Duration>) {
+        lock(&self.circuits[side as usize]).undecided(who, asked, now(), fastrand::f64());
+        self.ticks.notify_one();
     }
 
     /// Wakes whom a probe is due for; answers when the next is.

@@ -29,8 +29,10 @@ pub(super) struct Memory {
     pub failures: Option<(Fingerprint, u32)>,
     /// Until when Kernel has asked us to wait, and for what.
     pub not_before: Option<(Fingerprint, Instant)>,
-    /// Somebody else may have changed the webhook: Kernel is looked at although no look is due.
-    pub look_at_once: bool,
+    /// How often somebody else may have changed the webhook, so that Kernel is looked at although no look is due; and how
+    /// often it was.
+    pub looks_wanted: u32,
+    pub looks_made: u32,
     /// What the bridge was told of, and when.
     pub announced: Option<(Fingerprint, Instant)>,
     /// When Kernel was last heard about it, in seconds since 1970.
@@ -67,14 +69,19 @@ impl Memories {
         self.lock().get(&self.hash(uid)).cloned().unwrap_or_default()
     }
 
-    /// Replaces what is remembered.
-    pub fn keep(&self, uid: &str, memory: Memory) {
-        self.lock().insert(self.hash(uid), memory);
+    /// Replaces what is remembered, but for what others have asked for meanwhile.
+    pub fn keep(&self, uid: &str, mut memory: Memory) {
+        let mut all = self.lock();
+        let kept = all.entry(self.hash(uid)).or_default();
+        memory.looks_wanted = kept.looks_wanted;
+        *kept = memory;
     }
 
     /// Has Kernel looked at although no look is due.
     pub fn look_at_once(&self, uid: &str) {
-        self.lock().entry(self.hash(uid)).or_default().look_at_once = true;
+        let mut all = self.lock();
+        let memory = all.entry(self.hash(uid)).or_default();
+        memory.looks_wanted = memory.looks_wanted.wrapping_add(1);
     }
 
     /// Forgets a channel.

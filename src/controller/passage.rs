@@ -85,6 +85,7 @@ impl Turnstile for Passage {
             let mut leadership = self.context.leadership.clone();
             let may = operation != Operation::WebhookSet || self.may_set.as_ref().is_none_or(|may| may());
             if !(leadership.is_leader() && may) {
+                self.gate.undecided(Side::of(operation), &self.key, None);
                 return Err(KernelError::StoodDown);
             }
             Ok(Turn {
@@ -108,7 +109,14 @@ impl Turnstile for Passage {
             }
             // The call was not made, or was ended by us: it says nothing of the environment. Nor is it known what is
             // behind a door that tells everybody to wait.
-            Err(KernelError::StoodDown) | Ok(408 | 429) => return,
+            Err(error @ (KernelError::StoodDown | KernelError::RateLimited { .. })) => {
+                self.gate.undecided(side, &self.key, error.retry_after());
+                return;
+            }
+            Ok(408 | 429) => {
+                self.gate.undecided(side, &self.key, None);
+                return;
+            }
             // Whatever it answers, it is there.
             Err(_) | Ok(_) => None,
         };

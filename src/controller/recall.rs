@@ -138,7 +138,7 @@ impl Pass<'_> {
 
     /// Whether no look is due. After a restart a channel that was right is left until its own moment.
     fn is_fresh(&self, registered: bool, fingerprint: Fingerprint) -> bool {
-        if self.memory.look_at_once {
+        if self.memory.looks_made != self.memory.looks_wanted {
             return false;
         }
         match &self.memory.verified {

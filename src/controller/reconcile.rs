@@ -116,6 +116,9 @@ pub(super) async fn reconcile(
     }
     // Who holds a channel can be told only when every scope was listed.
     context.wait_listed().await;
+    if context.stopping.is_cancelled() {
+        return Err(ReconcileError::StoodDown);
+    }
     let pass = Pass::new(context, channel, id, key, uid);
     let result = pass.run(channel).await;
     if let Some(gate) = pass.setup.gate(&pass.environment_name) {
@@ -179,7 +182,11 @@ impl<'a> Pass<'a> {
 
     /// Keeps what is to be remembered of a channel that is still there.
     pub(super) fn keep(&self, memory: Memory) {
-        if self.context.knows(&self.key) {
+        let is_there = {
+            let roster = self.context.roster();
+            roster.get(&self.key).is_some_and(|entry| entry.uid() == self.uid)
+        };
+        if is_there {
             self.context.memories.keep(&self.uid, memory);
         }
     }
@@ -302,7 +309,8 @@ impl<'a> Pass<'a> {
         self.judge(&mut seen, channel, &old, &gathered, &key_id, asked, fingerprint);
         let mut begun: Option<Begun> = None;
         let unreported = self.memory.unreported.as_deref();
-        let unreported = unreported.filter(|(of, _)| *of == fingerprint && !asked && !seen.fresh);
+        let looked = self.memory.looks_made == self.memory.looks_wanted;
+        let unreported = unreported.filter(|(of, _)| *of == fingerprint && !asked && !seen.fresh && looked);
         let verdict = loop {
             seen.leading = self.context.leadership.is_leader();
             seen.parked = gathered
@@ -344,7 +352,11 @@ impl<'a> Pass<'a> {
                     ));
                     if let Some(credentials) = &gathered.credentials {
                         self.context.uses_client(&self.key, self.client_hash(credentials));
-                        if !self.context.wait_clients_known().await && told_shared(&old) {
+                        let known = self.context.wait_clients_known().await;
+                        if self.context.stopping.is_cancelled() {
+                            return Err(ReconcileError::StoodDown);
+                        }
+                        if !known && told_shared(&old) {
                             // Whether it still is can't be told yet: it goes on yielding.
                             return Ok(Again::After(CLIENTS_AGAIN));
                         }
@@ -376,7 +388,7 @@ impl<'a> Pass<'a> {
         drop(begun);
         if verdict.reason.is_of_credentials() && self.secret_has_changed(channel, &gathered) {
             // What was found out is about a Secret that is no longer there: nobody is told that it is no good.
-            return Ok(Again::After(Duration::ZERO));
+            return Ok(Again::After(Duration::from_secs(1)));
         }
         // A look that was asked for and could not be made is made when calls get through again.
         let handled = requested_at.filter(|_| !seen.parked);
@@ -396,7 +408,9 @@ impl<'a> Pass<'a> {
             heard: matches!(seen.held, Some(Ok(_))),
         };
         let (mut memory, wait) = self.remembered(&pass);
-        memory.look_at_once = false;
+        if !seen.parked {
+            memory.looks_made = self.memory.looks_wanted;
+        }
         memory.unreported = None;
         memory.credentials = gathered
             .credentials

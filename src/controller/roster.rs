@@ -33,6 +33,8 @@ pub(super) struct Entry {
     id_key: Option<Box<str>>,
     /// A hash of its Kernel client, once its Secret was read.
     client: Option<u64>,
+    /// Its Secret is another version since: its client may be another.
+    client_stale: bool,
 }
 
 impl Entry {
@@ -114,9 +116,9 @@ impl Roster {
             .as_deref()
             .map(Into::into);
         // What its Secret held when it was read last: it is read again where that may have changed.
-        let client = before
+        let (client, client_stale) = before
             .filter(|before| before.secrets.first() == secrets.first() && before.id_key == id_key)
-            .and_then(|before| before.client);
+            .map_or((None, false), |before| (before.client, before.client_stale));
         let entry = Entry {
             created: created.0.as_second(),
             channel,
@@ -126,6 +128,7 @@ impl Roster {
             secrets,
             id_key,
             client,
+            client_stale,
             key,
         };
         *self.environments.entry(entry.environment.clone()).or_default() += 1;
@@ -227,6 +230,10 @@ impl Roster {
     /// client it is, is another matter.
     pub fn client_holder(&self, key: &ObjectKey, allowed: impl Fn(&Entry) -> bool) -> Option<Claim> {
         let entry = self.get(key)?;
+        if entry.client_stale {
+            // Its Secret must be read first: whoever was told to get a client of his own may just have done so.
+            return None;
+        }
         let sharing = self
             .sharing(key)
             .filter(|other| other.channel != entry.channel && allowed(other));
@@ -264,20 +271,23 @@ impl Roster {
             .filter(|entry| !entry.leaving)
     }
 
-    /// The Secret that held a channel's Kernel client is gone.
-    fn forget_client(&mut self, key: &ObjectKey, secret: &ObjectKey) {
-        if let Some(entry) = self.entries.get_mut(key)
-            && entry.secrets.first() == Some(secret)
-            && let Some(client) = entry.client.take()
-        {
-            let environment = entry.environment.clone();
-            take_out(&mut self.by_client, &(environment, client), key);
-        }
+    /// The Secret that held a channel's Kernel client is gone. Answers the oldest of the others that use that client.
+    fn forget_client(&mut self, key: &ObjectKey, secret: &ObjectKey) -> Option<ObjectKey> {
+        let entry = self
+            .entries
+            .get_mut(key)
+            .filter(|entry| entry.secrets.first() == Some(secret))?;
+        let (client, environment) = (entry.client.take()?, entry.environment.clone());
+        take_out(&mut self.by_client, &(environment.clone(), client), key);
+        self.using(&environment, client, key)
+            .min_by_key(|entry| entry.claim())
+            .map(|entry| entry.key.clone())
     }
 
     /// Notes which Kernel client a channel has. Answers which it had before, where that is another.
     pub fn set_client(&mut self, key: &ObjectKey, client: u64) -> Option<u64> {
         let entry = self.entries.get_mut(key)?;
+        entry.client_stale = false;
         let before = entry.client.replace(client);
         if before == Some(client) {
             return None;
@@ -308,15 +318,25 @@ impl Roster {
                     return Vec::new();
                 }
                 found.version = version.map(Into::into);
-                let users = found.users.clone();
+                let mut concerned = found.users.clone();
                 if version.is_none() {
-                    if users.is_empty() {
+                    if concerned.is_empty() {
                         self.secrets.remove(secret);
                     }
-                    // Nobody uses the client that it held.
-                    users.iter().for_each(|user| self.forget_client(user, secret));
+                    // Nobody uses the client that it held: the oldest of those that yield to them may hold it now.
+                    for user in concerned.clone() {
+                        concerned.extend(self.forget_client(&user, secret));
+                    }
+                } else {
+                    for user in &concerned {
+                        if let Some(entry) = self.entries.get_mut(user)
+                            && entry.secrets.first() == Some(secret)
+                        {
+                            entry.client_stale = true;
+                        }
+                    }
                 }
-                users
+                concerned
             }
         }
     }

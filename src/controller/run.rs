@@ -329,6 +329,7 @@ async fn control(
         }),
     };
     over.cancel();
+    context.stopping.cancel();
     // A call whose outcome nobody has heard is made again by the next leader: better that it ends.
     let environments = options.installation.environments.values();
     let call = environments.map(|environment| environment.kernel.timeout()).max();

@@ -130,7 +130,7 @@ pub(super) fn after(memory: &Memory, pass: &Outcome<'_>, clock: &Clock<'_>) -> (
                 } else {
                     wait
                 };
-                memory.not_before = after.map(|_| (fingerprint, clock.now + wait));
+                memory.not_before = after.map(|asked| (fingerprint, clock.now + asked));
                 wait
             }
         }
@@ -277,7 +277,11 @@ mod tests {
             &clock(now, period, 0.0),
         );
         assert!(wait >= asked);
-        assert_eq!(memory.not_before, Some((7, now + wait)));
+        assert_eq!(
+            memory.not_before,
+            Some((7, now + asked)),
+            "not our own wait beyond that"
+        );
         let failing = verdict(Reason::UpstreamTimeout, Next::Retry { after: None });
         let (memory, _) = after(&memory, &outcome(&failing, false), &clock(now, period, 0.0));
         assert_eq!(memory.not_before, None);

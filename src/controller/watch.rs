@@ -137,7 +137,8 @@ const PAGE: u32 = 250;
 /// Notes which Kernel client each channel has, so that one that comes later and shares it is told so. In pages: ten
 /// thousand reads one by one would be a storm at every start.
 pub(super) async fn read_clients(context: &Context) {
-    for namespace in context.namespaces() {
+    // Beside each other: one namespace whose Secrets can't be listed keeps no other from being known.
+    let reads = context.namespaces().iter().map(|namespace| async move {
         let secrets: Api<Secret> = scoped(&context.client, namespace.as_deref());
         let mut waits = WatchBackoff::default();
         while let Err(error) = read_clients_of(context, &secrets).await {
@@ -148,7 +149,8 @@ pub(super) async fn read_clients(context: &Context) {
             );
             tokio::time::sleep(waits.next().unwrap_or_default()).await;
         }
-    }
+    });
+    futures::future::join_all(reads).await;
     context.clients_known(true);
 }
 

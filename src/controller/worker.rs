@@ -138,7 +138,13 @@ async fn pass(key: ObjectKey, context: Arc<Context>, watchdog: Arc<Watchdog>) {
     let start = Instant::now();
     let resource = context.roster().resource(&key);
     under_way.again = match resource {
-        None => Again::OnChange,
+        None => {
+            // It went while its pass was on the way to a gate: a place that was kept for it is given on.
+            for (_, gate) in context.setup().gates() {
+                gate.forget(&key);
+            }
+            Again::OnChange
+        }
         Some(channel) => match reconcile(key.clone(), &channel, &context).await {
             Ok(again) => again,
             Err(error) => on_error(&key, &channel.uid().unwrap_or_default(), &error, &context),

@@ -220,7 +220,9 @@ impl Client {
         // What an answer means for its caller is decided elsewhere; that the server fails is the same for all.
         match &result {
             Ok(answer) => match judge(answer) {
-                Err(error) if error.is_outage() => turnstile.left(operation, Err(&error), took),
+                Err(error) if error.is_outage() || matches!(error, KernelError::RateLimited { .. }) => {
+                    turnstile.left(operation, Err(&error), took);
+                }
                 _ => turnstile.left(operation, Ok(answer.status), took),
             },
             Err(error) => turnstile.left(operation, Err(error), took),

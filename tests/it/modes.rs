@@ -245,6 +245,38 @@ async fn of_two_channels_with_one_kernel_client_the_younger_waits_and_takes_over
     );
 }
 
+/// What the message advises helps, and so does its opposite: a registered channel yields to an older one that comes to use
+/// its client.
+#[tokio::test]
+async fn a_channel_that_is_given_a_client_of_its_own_yields_no_longer() {
+    let world = World::builder("own-client").without_bridge().start().await;
+    let older = world.ready_number("1002").await;
+    let younger = Number {
+        name: "z-number-1004".into(),
+        ..Number::new("1004")
+    };
+    world.kernel.add_client(younger.client());
+    let shared = json!({"stringData": {"id": older.client_id, "secret": older.client_secret}});
+    let mut secret = younger.secret();
+    secret["stringData"] = shared["stringData"].clone();
+    world.apply(secret).await;
+    world.apply(younger.channel()).await;
+    world.wait_reason(&younger, Reason::ClientShared).await;
+
+    let own = json!({"stringData": {"id": younger.client_id, "secret": younger.client_secret}});
+    world.patch_secret(&younger, own).await;
+    world.wait_ready(&younger).await;
+    assert_eq!(world.kernel.webhook_sets(&younger.client_id), 1);
+
+    // The older one's Secret is edited by mistake, and holds the younger one's client.
+    let mistake = json!({"stringData": {"id": younger.client_id, "secret": younger.client_secret}});
+    world.patch_secret(&older, mistake).await;
+    world.wait_reason(&younger, Reason::ClientShared).await;
+    world.patch_secret(&older, shared).await;
+    world.wait_ready(&older).await;
+    world.wait_ready(&younger).await;
+}
+
 #[tokio::test]
 async fn a_channel_claimed_in_two_namespaces_stays_with_the_older_one_over_a_restart() {
     let mut world = World::builder("two-places")
