@@ -293,6 +293,32 @@ mod tests {
         );
     }
 
+    /// It may have been replaced because it had leaked. Or the spec names the other key no longer, and this bridge has not
+    /// heard of that: its caller is asked to come back, and is not believed.
+    #[test]
+    fn a_derived_key_that_was_replaced_by_one_issued_elsewhere_is_not_taken_any_more() {
+        let mut one = view("aura-es", "a", 1, 1);
+        one.spec.webhook = Some(crate::api::Webhook {
+            api_key_secret_ref: Some(crate::api::KeyRef {
+                name: "k".into(),
+                key: "k".into(),
+            }),
+            ..Default::default()
+        });
+        let mut known = Issued::default();
+        known.read(&one, &keys(), &ApiKey::issued("fake-issued-key"), "1");
+        one.webhook_key = Some(crate::api::WebhookKeyStatus {
+            secret_version: Some("1".into()),
+            ..Default::default()
+        });
+        let table =
+            |view: &super::super::routes::ChannelView| RouteTable::build([view], &installation(), &known);
+        let call = format!("apikey={}&channelId={}", key(1, "aura-es", 1), channel(1));
+        assert_eq!(verdict(&call, None, &table(&one)), "not routable");
+        one.spec.webhook = None;
+        assert_eq!(verdict(&call, None, &table(&one)), "routed");
+    }
+
     #[test]
     fn a_new_issued_key_that_was_announced_and_not_read_yet_is_asked_to_come_back() {
         let mut one = view("aura-es", "a", 1, 1);

@@ -80,6 +80,9 @@ pub struct Generations {
     previous: Option<(u64, Timestamp)>,
     /// Until then a key of any generation may be on its way: which one Kernel was told before is not known.
     unknown_until: Option<Timestamp>,
+    /// The spec names a key issued elsewhere, and Kernel was told it: the derived ones may be what it replaced, because
+    /// they had leaked.
+    replaced: bool,
 }
 
 /// What Kernel was told, as far as the resource says.
@@ -94,7 +97,7 @@ enum Told {
 }
 
 impl Generations {
-    fn new(current: u64, status: Option<&WebhookKeyStatus>) -> Self {
+    fn new(current: u64, status: Option<&WebhookKeyStatus>, issued: bool) -> Self {
         let number = |generation: Option<i64>| u64::try_from(generation?).ok();
         let told = match status {
             None => Told::Unknown,
@@ -114,6 +117,7 @@ impl Generations {
             told,
             previous,
             unknown_until,
+            replaced: issued && told == Told::Issued,
         }
     }
 
@@ -123,9 +127,9 @@ impl Generations {
     }
 
     /// Whether it comes after all that this bridge has heard of. Its key proves that the installation made it, so that
-    /// the resource that says so is on its way.
+    /// the resource that says so is on its way; so may be one that takes the key issued elsewhere back.
     pub fn is_ahead(&self, generation: u64) -> bool {
-        generation > self.current + 1
+        generation > self.current + 1 || (self.replaced && generation >= self.current)
     }
 
     /// Whether a key of this generation is taken now.
@@ -135,7 +139,7 @@ impl Generations {
             Told::Unknown | Told::Issued => self.current,
         };
         let taken = told.min(self.current)..=told.max(self.current + 1);
-        taken.contains(&generation)
+        (taken.contains(&generation) && !self.replaced)
             || (self.told == Told::Unknown && generation + 1 == self.current)
             || self
                 .previous
@@ -251,7 +255,11 @@ impl Route {
             namespace: view.namespace.clone(),
             name: view.name.clone(),
             tag: Tag::new(&view.spec.environment, &view.namespace),
-            generations: Generations::new(effective.key_generation, view.webhook_key.as_ref()),
+            generations: Generations::new(
+                effective.key_generation,
+                view.webhook_key.as_ref(),
+                issued::reference(view).is_some(),
+            ),
             key_missing: issued.must_read(view),
             key_issued: issued::reference(view).is_some(),
             issued: taken,
@@ -334,7 +342,7 @@ environments:
             ..WebhookKeyStatus::default()
         };
         let takes = |status: Option<&WebhookKeyStatus>| {
-            let generations = Generations::new(5, status);
+            let generations = Generations::new(5, status, false);
             (0..9)
                 .filter(|generation| generations.take(*generation, now))
                 .collect::<Vec<_>>()
@@ -351,6 +359,14 @@ environments:
         assert_eq!(takes(Some(&status(Some(8), None))), [5, 6, 7, 8]);
         // It was told one issued elsewhere: of the derived ones none but those of the spec, and that before it.
         assert_eq!(takes(Some(&status(None, Some((3, future))))), [3, 5, 6]);
+        // It was told that one, and the spec still names it: what it replaced is taken for its grace alone.
+        let replaced = |until| {
+            let generations = Generations::new(5, Some(&status(None, Some((5, until)))), true);
+            (0..9)
+                .filter(|generation| generations.take(*generation, now))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!((replaced(future), replaced(past)), (vec![5], vec![]));
     }
 
     /// The controller's rule (see `Context::holder`): what is being deleted claims nothing.
