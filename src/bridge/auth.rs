@@ -124,16 +124,20 @@ mod tests {
         "2026-11-22T10:00:00Z".parse().unwrap()
     }
 
+    fn names_an_issued_key() -> crate::api::Webhook {
+        crate::api::Webhook {
+            api_key_secret_ref: Some(crate::api::KeyRef {
+                name: "k".into(),
+                key: "k".into(),
+            }),
+            ..Default::default()
+        }
+    }
+
     fn table(issued: Option<&str>) -> RouteTable {
         let mut one = view("aura-es", "a", 1, 1);
         if issued.is_some() {
-            one.spec.webhook = Some(crate::api::Webhook {
-                api_key_secret_ref: Some(crate::api::KeyRef {
-                    name: "k".into(),
-                    key: "k".into(),
-                }),
-                ..Default::default()
-            });
+            one.spec.webhook = Some(names_an_issued_key());
         }
         let mut known = Issued::default();
         if let Some(key) = issued.filter(|key| !key.is_empty()) {
@@ -298,13 +302,7 @@ mod tests {
     #[test]
     fn a_derived_key_that_was_replaced_by_one_issued_elsewhere_is_not_taken_any_more() {
         let mut one = view("aura-es", "a", 1, 1);
-        one.spec.webhook = Some(crate::api::Webhook {
-            api_key_secret_ref: Some(crate::api::KeyRef {
-                name: "k".into(),
-                key: "k".into(),
-            }),
-            ..Default::default()
-        });
+        one.spec.webhook = Some(names_an_issued_key());
         let mut known = Issued::default();
         known.read(&one, &keys(), &ApiKey::issued("fake-issued-key"), "1");
         one.webhook_key = Some(crate::api::WebhookKeyStatus {
@@ -322,13 +320,7 @@ mod tests {
     #[test]
     fn a_new_issued_key_that_was_announced_and_not_read_yet_is_asked_to_come_back() {
         let mut one = view("aura-es", "a", 1, 1);
-        one.spec.webhook = Some(crate::api::Webhook {
-            api_key_secret_ref: Some(crate::api::KeyRef {
-                name: "k".into(),
-                key: "k".into(),
-            }),
-            ..Default::default()
-        });
+        one.spec.webhook = Some(names_an_issued_key());
         let mut known = Issued::default();
         known.read(&one, &keys(), &ApiKey::issued("fake-one"), "1");
         one.api_key_version = Some("2".into());
