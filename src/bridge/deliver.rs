@@ -21,7 +21,7 @@ use crate::{
     aura::{self, AuraError, Reply},
     config::Held,
     convert,
-    delivery::{ContactKey, Deliver, Ended, Item},
+    delivery::{Deliver, Ended, Item},
     journal::{Direction, Entry, Outcome, Seq},
     kernel::{self, KernelError, TokenRequest},
     keys::ConversationKey,
@@ -41,15 +41,13 @@ pub(super) struct Deliverer {
 const ORPHANED_AFTER: Duration = Duration::from_secs(4 * 3600);
 
 impl Deliver for Deliverer {
-    fn contact_key(&self, contact: &str) -> ContactKey {
-        entry::contact_key(contact, &self.state.keys.load())
-    }
-
     async fn attempt(&self, entry: Entry, number: u32) -> Ended {
-        let channel = ChannelId::from_bytes(entry.channel);
+        let channel = ChannelId::from_bytes(entry.address.channel);
         let age = Duration::from_millis(now_ms().saturating_sub(entry.accepted_at_ms));
-        let (direction, seq) = (entry.direction, entry.seq);
-        let Some(route) = self.state.routes.load().get(channel).cloned() else {
+        let (direction, seq) = (entry.address.direction, entry.seq);
+        // Of another resource that has taken the channel over it is none of the business.
+        let route = self.state.routes.load().get(channel).cloned();
+        let Some(route) = route.filter(|route| route.tag.bytes() == entry.address.tag) else {
             // One that lags or was deleted by mistake comes back; one that stays away must not keep the journal's
             // oldest part, and with it all that is younger, on disk for ever.
             let gone = self.state.health.synced.load(Ordering::Relaxed) && age > ORPHANED_AFTER;
@@ -107,6 +105,12 @@ impl Deliver for Deliverer {
                     .metrics
                     .settled(channel.to_string(), direction, "dead_letter");
                 tracing::warn!(%channel, %contact, seq = item.seq.0, direction, reason, "given up: dead letter");
+            }
+            Outcome::Dropped { reason } => {
+                self.state
+                    .metrics
+                    .settled(channel.to_string(), direction, "dropped");
+                tracing::info!(%channel, %contact, seq = item.seq.0, direction, reason, "dropped");
             }
         }
     }
@@ -200,7 +204,7 @@ impl Deliverer {
             match self.kernel.send(&request, &url, &correlator, part).await {
                 Ok(id) => {
                     sent += 1;
-                    reference = id;
+                    reference = id.map(|id| entry::reference(route.channel, &id, &self.state.keys.load()));
                 }
                 Err(error) => {
                     self.parts

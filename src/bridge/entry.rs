@@ -7,87 +7,152 @@ use bytes::Bytes;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::routes::Owner;
 use crate::{
     api::ChannelId,
-    delivery::ContactKey,
-    journal::{DedupKey, Direction, NewEntry, Seq},
+    journal::{Address, ContactKey, DedupKey, Direction, NewEntry, Reference, RequestId, Seq},
     keys::Keys,
     whatsapp::{Event, InboundMessage, Status},
 };
 
 /// The journal's entry for a user's message.
-pub fn message(channel: ChannelId, message: &InboundMessage, keys: &Keys, now_ms: u64) -> NewEntry {
+pub fn message(owner: &Owner, message: &InboundMessage, keys: &Keys, now_ms: u64) -> NewEntry {
     let contacts = message
         .profile_name
         .as_ref()
         .map(|name| json!([{"wa_id": message.from, "profile": {"name": name}}]));
+    let activity = message_activity_id(owner.channel, &message.id, keys);
+    let born = Born::of(message.timestamp, now_ms);
     NewEntry {
-        direction: Direction::ToAura,
-        channel: *channel.as_bytes(),
+        address: address(owner, Direction::ToAura, &message.from, keys),
         contact: message.from.clone(),
-        dedup: DedupKey(keys.fingerprint(&[b"message", channel.as_bytes(), message.id.as_bytes()])),
+        dedup: DedupKey(keys.fingerprint(&[b"message", owner.channel.as_bytes(), message.id.as_bytes()])),
+        born_ms: born.ms,
         accepted_at_ms: now_ms,
+        request: Some(request(&activity, keys)),
+        trace: String::new(),
         body: call("messages", &message.raw, contacts.as_ref()),
+        set_aside: born.set_aside,
     }
 }
 
 /// The journal's entry for a status.
-pub fn status(channel: ChannelId, status: &Status, keys: &Keys, now_ms: u64) -> NewEntry {
+pub fn status(owner: &Owner, status: &Status, keys: &Keys, now_ms: u64) -> NewEntry {
     let parts: [&[u8]; 4] = [
         b"status",
-        channel.as_bytes(),
+        owner.channel.as_bytes(),
         status.id.as_bytes(),
         status.status.as_bytes(),
     ];
+    let born = Born::of(status.timestamp, now_ms);
     NewEntry {
-        direction: Direction::ToAura,
-        channel: *channel.as_bytes(),
+        address: address(owner, Direction::ToAura, &status.recipient, keys),
         contact: status.recipient.clone(),
         dedup: DedupKey(keys.fingerprint(&parts)),
+        born_ms: born.ms,
         accepted_at_ms: now_ms,
+        request: None,
+        trace: String::new(),
         body: call("statuses", &status.raw, None),
+        set_aside: born.set_aside,
     }
 }
 
-/// The journal's entry for a reply. A reply without an id of its own can't be recognised when it comes again.
-pub fn reply(
-    channel: ChannelId,
-    contact: &str,
-    id: Option<&str>,
-    body: Bytes,
-    keys: &Keys,
-    now_ms: u64,
-) -> NewEntry {
-    let dedup = match id {
-        Some(id) => keys.fingerprint(&[b"reply", channel.as_bytes(), contact.as_bytes(), id.as_bytes()]),
+/// A reply, as far as the journal's entry for it goes.
+pub struct ReplyOf<'a> {
+    /// The user.
+    pub contact: &'a str,
+    /// What it is recognised by when it comes again; without one it can't be.
+    pub id: Option<&'a str>,
+    /// The activity that it answers.
+    pub answers: Option<&'a str>,
+}
+
+/// The journal's entry for a reply.
+pub fn reply(owner: &Owner, reply: &ReplyOf<'_>, body: Bytes, keys: &Keys, now_ms: u64) -> NewEntry {
+    let (channel, contact) = (owner.channel.as_bytes(), reply.contact);
+    let dedup = match reply.id {
+        Some(id) => keys.fingerprint(&[b"reply", channel, contact.as_bytes(), id.as_bytes()]),
         None => *Uuid::new_v4().as_bytes(),
     };
     NewEntry {
-        direction: Direction::ToKernel,
-        channel: *channel.as_bytes(),
+        address: address(owner, Direction::ToKernel, contact, keys),
         contact: contact.to_owned(),
         dedup: DedupKey(dedup),
+        born_ms: None,
         accepted_at_ms: now_ms,
+        request: reply.answers.map(|id| request(id, keys)),
+        trace: String::new(),
         body,
+        set_aside: None,
+    }
+}
+
+fn address(owner: &Owner, direction: Direction, contact: &str, keys: &Keys) -> Address {
+    Address {
+        direction,
+        channel: *owner.channel.as_bytes(),
+        environment: owner.environment,
+        tag: owner.tag.bytes(),
+        contact: contact_key(contact, keys),
+    }
+}
+
+/// What a request is known by: the digest of the id that its activity has.
+fn request(activity_id: &str, keys: &Keys) -> RequestId {
+    RequestId(keys.fingerprint(&[b"request", activity_id.as_bytes()]))
+}
+
+/// How long WhatsApp's own time of a message counts as new: as long as its id is remembered.
+const WINDOW_MS: u64 = 7 * 24 * 3600 * 1000;
+/// How far ahead of our clock it may be.
+const AHEAD_MS: u64 = 24 * 3600 * 1000;
+
+/// What a message's own time means for it.
+struct Born {
+    ms: Option<u64>,
+    set_aside: Option<&'static str>,
+}
+
+impl Born {
+    /// One that is older than ids are remembered may have been delivered long ago: it is set aside for a person. One
+    /// that is far ahead of our clock counts as having none.
+    fn of(seconds: Option<i64>, now_ms: u64) -> Self {
+        let ms = seconds
+            .and_then(|seconds| u64::try_from(seconds).ok()?.checked_mul(1000))
+            .filter(|ms| *ms <= now_ms.saturating_add(AHEAD_MS));
+        // An hour short of it: ids are forgotten by the hour.
+        let too_old = ms.is_some_and(|ms| ms < now_ms.saturating_sub(WINDOW_MS - 3_600_000));
+        Self {
+            ms: ms.filter(|_| !too_old),
+            set_aside: too_old.then_some("OlderThanRemembered"),
+        }
     }
 }
 
 /// The id of the activity for an event: the same for each attempt, and of no use to who would like the number that
 /// WhatsApp's own id holds.
 pub fn activity_id(channel: ChannelId, event: &Event, keys: &Keys) -> String {
-    let bytes = match event {
-        Event::Message(message) => {
-            keys.fingerprint(&[b"activity", channel.as_bytes(), b"message", message.id.as_bytes()])
+    match event {
+        Event::Message(message) => message_activity_id(channel, &message.id, keys),
+        Event::Status(status) => {
+            let (id, word) = (status.id.as_bytes(), status.status.as_bytes());
+            uuid_of(keys.fingerprint(&[b"activity", channel.as_bytes(), b"status", id, word]))
         }
-        Event::Status(status) => keys.fingerprint(&[
-            b"activity",
-            channel.as_bytes(),
-            b"status",
-            status.id.as_bytes(),
-            status.status.as_bytes(),
-        ]),
-    };
+    }
+}
+
+fn message_activity_id(channel: ChannelId, id: &str, keys: &Keys) -> String {
+    uuid_of(keys.fingerprint(&[b"activity", channel.as_bytes(), b"message", id.as_bytes()]))
+}
+
+fn uuid_of(bytes: [u8; 16]) -> String {
     uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+}
+
+/// What a sent message is recognised by when something is reported of it: WhatsApp's id holds the user's number.
+pub fn reference(channel: ChannelId, id: &str, keys: &Keys) -> Reference {
+    Reference(keys.fingerprint(&[b"sent", channel.as_bytes(), id.as_bytes()]))
 }
 
 /// What a contact is known by in the lanes: shown, it is the digest that stands for the contact in logs.
@@ -98,8 +163,7 @@ pub fn contact_key(contact: &str, keys: &Keys) -> ContactKey {
 /// The correlator of one part of a reply: the same for each attempt to send it, so that a send whose outcome is
 /// unknown can be recognised.
 pub fn send_correlator(seq: Seq, part: usize, keys: &Keys) -> String {
-    let bytes = keys.fingerprint(&[b"send", &seq.0.to_be_bytes(), &part.to_be_bytes()]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+    uuid_of(keys.fingerprint(&[b"send", &seq.0.to_be_bytes(), &part.to_be_bytes()]))
 }
 
 /// Whether a status is handed to Aura: failures are, the rest is counted.
@@ -124,6 +188,44 @@ mod tests {
         Keys::derive(&KeyMaterial::new(|_| Some(vec![3; 32])).unwrap())
     }
 
+    fn owner() -> Owner {
+        Owner {
+            channel: ChannelId::from_bytes([7; 16]),
+            environment: [1; 8],
+            tag: crate::keys::Tag::new("es-pro", "aura-es"),
+        }
+    }
+
+    #[test]
+    fn a_message_older_than_ids_are_remembered_is_set_aside_and_one_from_the_future_has_no_time() {
+        const DAY: u64 = 24 * 3_600_000;
+        let now = 20_000 * DAY;
+        let born = |ms: u64| Born::of(i64::try_from(ms / 1000).ok(), now);
+        assert_eq!(born(now - 6 * DAY - 22 * 3_600_000).set_aside, None);
+        assert_eq!(born(now - 7 * DAY).set_aside, Some("OlderThanRemembered"));
+        assert_eq!(born(now + 2 * DAY).ms, None);
+        assert_eq!((born(now).ms, Born::of(None, now).ms), (Some(now), None));
+        assert_eq!(Born::of(Some(-5), now).set_aside, None);
+    }
+
+    #[test]
+    fn a_reply_answers_the_request_that_its_activity_was_posted_for() {
+        let body = br#"{"messages":[{"id":"wamid.X","from":"34600000001","type":"text"}]}"#;
+        let event = parse(body).ok().unwrap().remove(0);
+        let Event::Message(asked) = &event else {
+            panic!("a message")
+        };
+        let posted_as = activity_id(owner().channel, &event, &keys());
+        let of = ReplyOf {
+            contact: "34600000001",
+            id: None,
+            answers: Some(&posted_as),
+        };
+        let answer = reply(&owner(), &of, Bytes::new(), &keys(), 1);
+        assert_eq!(answer.request, message(&owner(), asked, &keys(), 1).request);
+        assert!(answer.request.is_some());
+    }
+
     #[test]
     fn a_message_comes_back_from_the_journal_as_it_was() {
         let body = r#"{"contacts":[{"wa_id":"34600000001","profile":{"name":"Ana \"x\""}}],"messages":[
@@ -133,7 +235,7 @@ mod tests {
             panic!("a message")
         };
         let channel = ChannelId::from_bytes([7; 16]);
-        let entry = message(channel, before, &keys(), 1);
+        let entry = message(&owner(), before, &keys(), 1);
         let again = parse(&entry.body).ok().unwrap();
         assert!(again == events);
         assert_eq!(
@@ -155,8 +257,15 @@ mod tests {
 
     #[test]
     fn replies_are_told_apart_by_their_own_id_only() {
-        let channel = ChannelId::from_bytes([7; 16]);
-        let dedup = |id| reply(channel, "1", id, Bytes::new(), &keys(), 1).dedup;
+        let dedup = |id| {
+            let answers = None;
+            let of = ReplyOf {
+                contact: "1",
+                id,
+                answers,
+            };
+            reply(&owner(), &of, Bytes::new(), &keys(), 1).dedup
+        };
         assert!(dedup(Some("a")) == dedup(Some("a")) && dedup(Some("a")) != dedup(Some("b")));
         assert!(dedup(None) != dedup(None));
     }

@@ -169,14 +169,16 @@ async fn take(
         // Typing and the like: taken, and nothing is sent.
         return Ok(own_id.unwrap_or_default().to_owned());
     }
-    let entry = entry::reply(
-        conversation.channel,
-        &conversation.contact,
-        own_id,
-        body,
-        &keys,
-        now_ms(),
-    );
+    // In the path or in the activity, as Bot Framework's clients do it.
+    let answers = path.get(1).map(|(_, id)| id.as_str());
+    let reply = entry::ReplyOf {
+        contact: &conversation.contact,
+        id: own_id,
+        answers: answers
+            .or(activity.reply_to_id.as_deref())
+            .filter(|id| !id.is_empty()),
+    };
+    let entry = entry::reply(&route.owner(), &reply, body, &keys, now_ms());
     let appended = state
         .journal
         .append(vec![entry])

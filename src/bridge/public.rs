@@ -129,19 +129,20 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
         Refusal::Malformed
     })?;
 
-    let now = now_ms();
+    let (now, owner) = (now_ms(), route.owner());
     let entries: Vec<_> = events
         .iter()
         .filter_map(|event| match event {
-            Event::Message(message) => Some(entry::message(route.channel, message, &keys, now)),
+            Event::Message(message) => Some(entry::message(&owner, message, &keys, now)),
             Event::Status(status) => {
-                entry::is_of_interest(status).then(|| entry::status(route.channel, status, &keys, now))
+                entry::is_of_interest(status).then(|| entry::status(&owner, status, &keys, now))
             }
         })
         .collect();
     if entries.is_empty() {
         return Ok(());
     }
+    let set_aside = entries.iter().filter(|entry| entry.set_aside.is_some()).count();
     let appended = state
         .journal
         .append(entries)
@@ -154,6 +155,9 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
     state
         .metrics
         .accepted(&route.channel.to_string(), new, appended.len() as u64 - new);
+    if set_aside > 0 && new > 0 {
+        tracing::warn!(channel = %route.channel, set_aside, "older than ids are remembered: set aside as dead letters");
+    }
     tracing::info!(channel = %route.channel, new, again = appended.len() as u64 - new, "accepted");
     Ok(())
 }

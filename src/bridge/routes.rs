@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::issued::{self, Issued, Taken};
 use crate::{
@@ -68,6 +69,26 @@ pub struct Route {
     pub key_missing: bool,
     /// It has a key issued elsewhere.
     pub key_issued: bool,
+}
+
+/// Whose a message is: the channel, and the resource that it was accepted for. An accepted message stays with its
+/// resource, also when another takes the channel over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The digest of the environment's name.
+    pub environment: [u8; 8],
+    /// The tag of the environment's channels in the resource's namespace.
+    pub tag: Tag,
+}
+
+/// What an environment is called in the journal: names may be long, a digest has one size.
+pub fn environment_digest(name: &str) -> [u8; 8] {
+    let hash = Sha256::digest(name.as_bytes());
+    let mut digest = [0; 8];
+    digest.copy_from_slice(&hash[..8]);
+    digest
 }
 
 /// Which generations of a derived key are taken: that of the spec; the next one, so that the controller may tell Kernel
@@ -247,6 +268,15 @@ impl RouteTable {
 }
 
 impl Route {
+    /// Whose its messages are, in the journal.
+    pub fn owner(&self) -> Owner {
+        Owner {
+            channel: self.channel,
+            environment: environment_digest(&self.environment_name),
+            tag: self.tag,
+        }
+    }
+
     fn new(channel: ChannelId, view: &ChannelView, environment: Arc<Environment>, issued: &Issued) -> Self {
         let effective = Effective::new(&view.spec, &environment.channel_defaults);
         let taken = issued.taken(view);

@@ -30,7 +30,7 @@ use crate::{
     cluster::Watches,
     config::{CredentialError, Installation},
     delivery::{Limits, Runner, backoff::Backoff},
-    journal::{self, Journal},
+    journal::{self, Journal, Keyring, Surroundings},
     kernel,
     keys::{KeyError, KeyMaterial, Keys},
     server::{self, Bounds, ListenError, listen},
@@ -119,11 +119,23 @@ pub async fn run(
     let journal_dir = options.data_dir.join("journal");
     let journal_options = journal::Options {
         max_bytes: limits.journal_max_bytes,
+        // Small enough that the largest stays a small part of the whole.
+        segment_bytes: (limits.journal_max_bytes / 32).clamp(1 << 20, 64 << 20),
         ..journal::Options::default()
+    };
+    let keyring = Keyring::open(&options.data_dir.join("journal-keys"), keys.wrapping())
+        .map_err(journal::OpenError::from)
+        .map_err(|source| BridgeError::Journal {
+            path: journal_dir.display().to_string(),
+            source,
+        })?;
+    let surroundings = Surroundings {
+        keyring: Some(Arc::new(keyring)),
+        ..Surroundings::default()
     };
     let opened = {
         let dir = journal_dir.clone();
-        tokio::task::spawn_blocking(move || Journal::open(&dir, journal_options)).await
+        tokio::task::spawn_blocking(move || Journal::open(&dir, journal_options, surroundings)).await
     };
     let (journal, pending) = opened
         .map_err(|_| BridgeError::Ended("journal"))?

@@ -12,7 +12,7 @@ use std::{
 use super::{backoff::Backoff, key::LaneKey, pace::Paces};
 use crate::{
     api::ChannelId,
-    journal::{Direction, Outcome, Seq},
+    journal::{Direction, Outcome, Reference, Seq},
 };
 
 /// One accepted message.
@@ -25,12 +25,12 @@ pub struct Item {
 }
 
 /// How one attempt ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// It arrived; `reference` is the other side's id of it.
     Delivered {
         /// The other side's id of the message.
-        reference: Option<String>,
+        reference: Option<Reference>,
     },
     /// It did not, and may later.
     Retry {

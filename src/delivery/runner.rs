@@ -9,7 +9,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    key::{ContactKey, LaneKey},
+    key::LaneKey,
     lanes::{Attempt, Effect, Ended, Item, Lanes, Limits},
 };
 use crate::{
@@ -19,8 +19,6 @@ use crate::{
 
 /// Delivers one message, once.
 pub trait Deliver: Send + Sync + 'static {
-    /// What a contact is known by in the lanes.
-    fn contact_key(&self, contact: &str) -> ContactKey;
     /// Makes one attempt. It must end within a bounded time.
     fn attempt(&self, entry: Entry, number: u32) -> impl Future<Output = Ended> + Send;
     /// Is told how a message ended, after that is on disk: for logs and metrics.
@@ -85,7 +83,7 @@ impl<D: Deliver> Runner<D> {
         let mut lanes = Lanes::new(limits);
         pending
             .into_iter()
-            .for_each(|pending| lanes.accepted(item(&*deliver, &pending)));
+            .for_each(|pending| lanes.accepted(item(&pending)));
         let runner = Self {
             journal,
             deliver,
@@ -107,7 +105,7 @@ impl<D: Deliver> Runner<D> {
             let wake = self.lanes.next_wake().map(|at| self.start + at);
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(pending) = self.accepted.recv() => self.lanes.accepted(item(&*self.deliver, &pending)),
+                Some(pending) = self.accepted.recv() => self.lanes.accepted(item(&pending)),
                 Some(news) = self.news.recv() => match news {
                     News::Poke(channel) => self.lanes.poke(channel),
                     News::Pace(channel, per_second) => self.lanes.pace(channel, per_second),
@@ -172,21 +170,17 @@ impl<D: Deliver> Runner<D> {
     }
 }
 
-fn item(deliver: &impl Deliver, pending: &Pending) -> Item {
+fn item(pending: &Pending) -> Item {
     Item {
         seq: pending.seq,
-        lane: LaneKey {
-            direction: pending.direction,
-            channel: ChannelId::from_bytes(pending.channel),
-            contact: deliver.contact_key(&pending.contact),
-        },
+        lane: LaneKey::of(&pending.address),
     }
 }
 
 fn unreadable(item: &Item, error: &ReadError) -> Ended {
     tracing::error!(%error, seq = item.seq.0, "can't read a message back from the journal");
     match error {
-        ReadError::Damaged { .. } | ReadError::NotPending(_) => Ended::Fatal {
+        ReadError::Damaged { .. } | ReadError::NotKept(_) | ReadError::KeyDestroyed(_) => Ended::Fatal {
             reason: "JournalDamaged",
         },
         ReadError::Io(_) => Ended::Retry { after: None },

@@ -48,6 +48,12 @@ pub enum OpenError {
         /// Its format.
         found: u8,
     },
+    /// The remembered ids can't be used.
+    #[error(transparent)]
+    Ids(#[from] super::ids::IdsError),
+    /// The keys of the bodies can't be used.
+    #[error(transparent)]
+    Keyring(#[from] super::KeyringError),
     /// The file system refused.
     #[error("could not {doing}")]
     Io {
@@ -64,6 +70,15 @@ pub enum AppendError {
     /// [`Options::max_bytes`](super::Options::max_bytes) is reached or the disk is full: ask the sender to come back.
     #[error("the journal is full")]
     Full,
+    /// The channel's unsettled messages have taken its share: ask the sender to come back. Other channels go on.
+    #[error("the channel has taken its share of the journal")]
+    ChannelFull,
+    /// The environment's have taken its share.
+    #[error("the environment has taken its share of the journal")]
+    EnvironmentFull,
+    /// What was to be sent on its way again is no dead letter (any more).
+    #[error("message {} is no dead letter", .0.0)]
+    NoDeadLetter(Seq),
     /// A contact, body or batch is over its limit: it will never fit.
     #[error("the message is too large for the journal")]
     TooLarge,
@@ -78,7 +93,7 @@ pub enum AppendError {
 impl AppendError {
     /// True if the same message may be accepted when it is sent again.
     pub fn retryable(&self) -> bool {
-        !matches!(self, Self::TooLarge)
+        !matches!(self, Self::TooLarge | Self::NoDeadLetter(_))
     }
 
     pub(super) fn from_io(error: io::Error) -> Self {
@@ -94,8 +109,11 @@ impl AppendError {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// Settled already, or never accepted.
-    #[error("message {} is not pending", .0.0)]
-    NotPending(Seq),
+    #[error("message {} is not kept", .0.0)]
+    NotKept(Seq),
+    /// Its key was destroyed: its retention is over.
+    #[error("the key of message {} is destroyed", .0.0)]
+    KeyDestroyed(Seq),
     /// Its bytes do not match their checksum.
     #[error("the journal is damaged: {} at byte {offset}: message {} does not match its checksum", .file.display(), .seq.0)]
     Damaged {

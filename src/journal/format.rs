@@ -4,12 +4,13 @@
 //! at this place of this segment, does not decode. No input makes this code panic.
 //!
 //! All integers are little endian. A *segment* is one file: a header, then frames, each starting at a multiple of
-//! 32 bytes. A *frame* is one commit: written by one `write`, valid as a whole or not at all.
+//! 32 bytes. A *frame* is one commit: written by one `write`, valid as a whole or not at all. Behind the last frame
+//! stands whatever the file held before: zeros, or bytes of a segment that it was before.
 //!
 //! ```text
 //! segment header, 64 bytes
 //!    0  8  magic  "AWOJRNL\n"
-//!    8  1  format version, 1 (this layout's first 16 bytes never change)
+//!    8  1  format version, 2 (this layout's first 16 bytes never change)
 //!    9  3  zero
 //!   12  4  CRC-32C of bytes 0..12 and 16..64
 //!   16  8  this segment's number, as in the file's name
@@ -20,48 +21,68 @@
 //!   56  8  the newest time known, ms since the epoch
 //!
 //! frame
-//!    0  4  magic  "FRM1"
+//!    0  4  magic  "FRM2"
 //!    4  4  payload length in bytes, padding included; header and payload together are a multiple of 32
-//!    8  4  number of records
-//!   12  4  how many 512-byte sectors of the frame are all zeros (see `Fault::Payload`)
+//!    8  4  number of records; 0 in a mark, which says that the frame before it was whole
+//!   12  4  the segment's number, its low 32 bits
 //!   16  8  the newest time known, ms
-//!   24  4  salted CRC of the payload
+//!   24  4  salted CRC of the first 8 bytes of each record, one after another
 //!   28  4  salted CRC of bytes 0..28
-//!   32  …  records back to back, then 4 to 35 bytes 0x5A
+//!   32  …  records back to back, then zeros up to the multiple of 32
 //!
 //! record
 //!    0  4  content length in bytes
 //!    4  4  salted CRC of bytes 0..4 and the content
 //!    8  …  content, by its first byte:
-//!   accepted  1, direction (0 to Aura, 1 to Kernel), contact length, 0, seq u64, accepted at ms u64,
-//!             channel 16, dedup key 16, contact (UTF-8), body (the rest)
-//!   settled   2, outcome (0 delivered, 1 delivered with reference, 2 dead letter), text length u16, seq u64, text
-//!   trimmed   3, 0, 0, 0, u64: segments below this number are no longer needed
+//!
+//!   accepted, 112 bytes and what follows
+//!       0  1  1
+//!       1  1  direction: 0 to Aura, 1 to Kernel
+//!       2  1  flags: 1 written again (moved here from an older segment), 2 a dead letter sent on its way again
+//!       3  1  length of the trace in bytes
+//!       4  8  sequence number
+//!      12  8  accepted at, ms
+//!      20  8  the message's own time, ms; all ones = none
+//!      28  4  number of the key that the rest is sealed with, 0 = not sealed
+//!      32 16  channel
+//!      48 16  dedup key
+//!      64 16  contact key: keyed digest of the contact
+//!      80 16  request, zeros = none
+//!      96  8  environment
+//!     104  6  tag of the resource
+//!     110  2  zero
+//!     112  …  trace (UTF-8), then sealed or plain: contact length 1, contact (UTF-8), body.
+//!             Sealed is: nonce 12, AES-256-GCM ciphertext, tag 16; associated data are bytes 32..80.
+//!   settled  2, outcome (0 delivered, 1 delivered with a reference, 2 dead letter, 3 dropped), length of the rest u16,
+//!            sequence number u64, at ms u64, then the reference (16 bytes) or the reason (UTF-8)
+//!   trimmed  3, 0, 0, 0, u64: segments below this number are no longer needed
+//!   noted    4, flags (1 an outcome is unknown), parts u16, sequence number u64, attempts u32
+//!   parked   5, direction, 1 parked or 0 released, 0, channel 16, contact key 16
+//!   erased   6, then zeros to the length of the accepted record that stood here
 //!
 //! salted CRC: CRC-32C of (segment number u64, nonce u64, offset in the file of the frame or record u64, data)
 //! ```
 //!
-//! The salt makes bytes of another segment, or of another place, never look valid (recycled blocks, copied files);
+//! The salt makes bytes of another segment, or of another place, never look valid (recycled files, copied files);
 //! the nonce keeps a sender from crafting a message body that does.
 
 use std::io;
 
-use super::{DedupKey, Direction, Outcome, Seq};
+use super::ids::Born;
+use super::{Address, ContactKey, DedupKey, Direction, Lane, Note, Outcome, Reference, RequestId, Seq};
 
 pub(super) const SEGMENT_HEADER: usize = 64;
 pub(super) const FRAME_HEADER: usize = 32;
 const RECORD_HEADER: usize = 8;
-/// A frame header never straddles a sector, so a torn write leaves it whole or zero.
+/// A frame header never straddles a sector, so a torn write leaves it whole or as it was.
 pub(super) const ALIGN: usize = 32;
-/// What every disk writes whole or not at all.
-const SECTOR: usize = 512;
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 const SEGMENT_MAGIC: [u8; 8] = *b"AWOJRNL\n";
-const FRAME_MAGIC: [u8; 4] = *b"FRM1";
-/// Not zero, so that the last sector of a frame is never mistaken for one that was not written.
-const PADDING: u8 = 0x5A;
-const MIN_PADDING: usize = 4;
-const ACCEPTED_FIXED: usize = 52;
+const FRAME_MAGIC: [u8; 4] = *b"FRM2";
+/// The fixed part of an accepted record's content.
+pub(super) const ACCEPTED_FIXED: usize = 112;
+const WRITTEN_AGAIN: u8 = 1;
+const REPLAYED: u8 = 2;
 
 /// What ties a checksum to one place of one segment.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -71,14 +92,19 @@ pub(super) struct Salt {
 }
 
 impl Salt {
-    fn crc(self, offset: u64, parts: &[&[u8]]) -> u32 {
+    /// The checksum of nothing, at this place.
+    fn begin(self, offset: u64) -> u32 {
         let mut salt = [0; 24];
         salt[..8].copy_from_slice(&self.number.to_le_bytes());
         salt[8..16].copy_from_slice(&self.nonce.to_le_bytes());
         salt[16..].copy_from_slice(&offset.to_le_bytes());
-        parts.iter().fold(crc32c::crc32c(&salt), |crc, part| {
-            crc32c::crc32c_append(crc, part)
-        })
+        crc32c::crc32c(&salt)
+    }
+
+    fn crc(self, offset: u64, parts: &[&[u8]]) -> u32 {
+        parts
+            .iter()
+            .fold(self.begin(offset), |crc, part| crc32c::crc32c_append(crc, part))
     }
 }
 
@@ -102,7 +128,7 @@ pub(super) struct Link {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HeaderBytes {
     Valid(SegmentHeader),
-    /// Short or all zeros: creation was cut off before the header was synced, so the file was never used.
+    /// Short or zeros: creation was cut off before the header was synced, so the file was never used.
     Unfinished,
     /// Sound, but written by another version.
     Version(u8),
@@ -167,21 +193,118 @@ fn header_crc(header: &[u8; SEGMENT_HEADER]) -> u32 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record<'a> {
     Accepted(Accepted<'a>),
-    Settled { seq: Seq, outcome: Outcome },
+    Settled { seq: Seq, outcome: Outcome, at_ms: u64 },
     Trimmed { first_live: u64 },
+    Noted { seq: Seq, note: Note },
+    Parked { lane: Lane, parked: bool },
+    Erased,
 }
 
-/// A message that was accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::struct_field_names)]
+/// A message that was accepted: the content of its record, and what is read from it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) struct Accepted<'a> {
+    pub head: Head,
+    pub trace: &'a str,
+    /// Contact and body, sealed or plain.
+    pub sealed: &'a [u8],
+}
+
+/// The fixed part of an accepted record.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Head {
     pub seq: Seq,
-    pub direction: Direction,
-    pub channel: [u8; 16],
-    pub contact: &'a str,
-    pub dedup: DedupKey,
+    pub address: Address,
+    /// It was accepted in an older segment: its id is remembered already.
+    pub written_again: bool,
+    pub replayed: bool,
     pub accepted_at_ms: u64,
-    pub body: &'a [u8],
+    pub born_ms: Option<u64>,
+    pub key: u32,
+    pub dedup: DedupKey,
+    pub request: Option<RequestId>,
+}
+
+impl Head {
+    /// Appends the fixed part and the trace.
+    pub fn encode(&self, trace: &str, out: &mut Vec<u8>) {
+        let flags =
+            if self.written_again { WRITTEN_AGAIN } else { 0 } | if self.replayed { REPLAYED } else { 0 };
+        // A trace that is too long was left out before; a longer one would not decode, never decode wrongly.
+        let trace_len = u8::try_from(trace.len()).unwrap_or(u8::MAX);
+        out.extend_from_slice(&[1, direction_byte(self.address.direction), flags, trace_len]);
+        out.extend_from_slice(&self.seq.0.to_le_bytes());
+        out.extend_from_slice(&self.accepted_at_ms.to_le_bytes());
+        out.extend_from_slice(&self.born_ms.unwrap_or(u64::MAX).to_le_bytes());
+        out.extend_from_slice(&self.key.to_le_bytes());
+        out.extend_from_slice(&self.address.channel);
+        out.extend_from_slice(&self.dedup.0);
+        out.extend_from_slice(&self.address.contact.0);
+        out.extend_from_slice(&self.request.map_or([0; 16], |request| request.0));
+        out.extend_from_slice(&self.address.environment);
+        out.extend_from_slice(&self.address.tag);
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(trace.as_bytes());
+    }
+
+    /// What its id is filed under.
+    pub fn born(&self) -> Born {
+        self.born_ms.map_or(Born::Unknown, Born::At)
+    }
+
+    /// Whether it was accepted here and now, so that its id is to be remembered.
+    pub fn is_new(&self) -> bool {
+        !self.written_again && !self.replayed
+    }
+
+    fn decode(content: &[u8]) -> Option<Self> {
+        let [_, direction, flags, _] = *content.first_chunk::<4>()?;
+        let request: [u8; 16] = *content.get(80..)?.first_chunk()?;
+        Some(Self {
+            seq: Seq(u64_at(content, 4)?),
+            address: Address {
+                direction: direction_of(direction)?,
+                channel: *content.get(32..)?.first_chunk()?,
+                environment: *content.get(96..)?.first_chunk()?,
+                tag: *content.get(104..)?.first_chunk()?,
+                contact: ContactKey(*content.get(64..)?.first_chunk()?),
+            },
+            written_again: flags & WRITTEN_AGAIN != 0,
+            replayed: flags & REPLAYED != 0,
+            accepted_at_ms: u64_at(content, 12)?,
+            born_ms: Some(u64_at(content, 20)?).filter(|born| *born != u64::MAX),
+            key: u32_at(content, 28)?,
+            dedup: DedupKey(*content.get(48..)?.first_chunk()?),
+            request: Some(RequestId(request)).filter(|_| request != [0; 16]),
+        })
+    }
+}
+
+/// Gives an encoded accepted record the number that it is accepted under.
+pub(super) fn set_seq(content: &mut [u8], seq: Seq) {
+    if let Some(place) = content.get_mut(4..12) {
+        place.copy_from_slice(&seq.0.to_le_bytes());
+    }
+}
+
+fn direction_byte(direction: Direction) -> u8 {
+    match direction {
+        Direction::ToAura => 0,
+        Direction::ToKernel => 1,
+    }
+}
+
+fn direction_of(byte: u8) -> Option<Direction> {
+    match byte {
+        0 => Some(Direction::ToAura),
+        1 => Some(Direction::ToKernel),
+        _ => None,
+    }
+}
+
+/// What goes into a frame: a record, or the content of an accepted one that was encoded before.
+pub(super) enum Part<'a> {
+    Record(Record<'a>),
+    Content(&'a [u8]),
 }
 
 /// Where a record lies in its segment.
@@ -191,13 +314,16 @@ pub(super) struct Place {
     pub len: u32,
 }
 
-/// Bytes that a message takes in a frame.
-pub(super) fn accepted_len(contact: &str, body: &[u8]) -> u64 {
-    (RECORD_HEADER + ACCEPTED_FIXED + contact.len() + body.len()) as u64
+/// The most that a record that is no message takes in a frame.
+pub(super) const SMALL_RECORD: u64 = 8 + 20 + 64;
+
+/// Bytes that an accepted record's content takes in a frame.
+pub(super) fn record_len(content: &[u8]) -> u64 {
+    (RECORD_HEADER + content.len()) as u64
 }
 
 /// The most that a frame adds to its records: header and padding.
-pub(super) const FRAME_OVERHEAD: u64 = (FRAME_HEADER + MIN_PADDING + ALIGN) as u64;
+pub(super) const FRAME_OVERHEAD: u64 = (FRAME_HEADER + ALIGN) as u64;
 
 /// Writes one frame for `offset` into `out` (which is cleared) and says where each record will lie.
 ///
@@ -208,133 +334,168 @@ pub(super) fn encode_frame(
     salt: Salt,
     offset: u64,
     newest_ms: u64,
-    records: &[Record<'_>],
+    parts: &[Part<'_>],
 ) -> io::Result<Vec<Place>> {
     out.clear();
     out.resize(FRAME_HEADER, 0);
-    let mut places = Vec::with_capacity(records.len());
-    for record in records {
+    let mut places = Vec::with_capacity(parts.len());
+    let mut heads = salt.begin(offset);
+    for part in parts {
         let start = out.len();
         out.extend_from_slice(&[0; RECORD_HEADER]);
-        encode_content(out, record);
+        match part {
+            Part::Content(content) => out.extend_from_slice(content),
+            Part::Record(record) => encode_content(out, record),
+        }
         let len = small(out.len() - start - RECORD_HEADER)?;
         let at = offset + start as u64;
         let (head, content) = out[start..].split_at_mut(RECORD_HEADER);
         let crc = salt.crc(at, &[&len.to_le_bytes(), content]);
         head[..4].copy_from_slice(&len.to_le_bytes());
         head[4..].copy_from_slice(&crc.to_le_bytes());
+        heads = crc32c::crc32c_append(heads, head);
         places.push(Place {
             offset: at,
             len: small(out.len() - start)?,
         });
     }
-    let padded = (out.len() + MIN_PADDING).next_multiple_of(ALIGN);
-    out.resize(padded, PADDING);
+    let padded = out.len().next_multiple_of(ALIGN);
+    out.resize(padded, 0);
 
     let mut header = [0; FRAME_HEADER];
     header[..4].copy_from_slice(&FRAME_MAGIC);
     header[4..8].copy_from_slice(&small(padded - FRAME_HEADER)?.to_le_bytes());
-    header[8..12].copy_from_slice(&small(records.len())?.to_le_bytes());
-    header[12..16].copy_from_slice(&zero_sectors(offset, out).to_le_bytes());
+    header[8..12].copy_from_slice(&small(parts.len())?.to_le_bytes());
+    header[12..16].copy_from_slice(&low32(salt.number));
     header[16..24].copy_from_slice(&newest_ms.to_le_bytes());
-    header[24..28].copy_from_slice(&salt.crc(offset, &[&out[FRAME_HEADER..]]).to_le_bytes());
+    header[24..28].copy_from_slice(&heads.to_le_bytes());
     let crc = salt.crc(offset, &[&header[..28]]);
     header[28..].copy_from_slice(&crc.to_le_bytes());
     out[..FRAME_HEADER].copy_from_slice(&header);
     Ok(places)
 }
 
+fn low32(number: u64) -> [u8; 4] {
+    let [a, b, c, d, ..] = number.to_le_bytes();
+    [a, b, c, d]
+}
+
+/// Whether this may be the header of a file whose creation was cut off: only zeros were there before.
+pub(super) fn may_be_torn(header: &[u8]) -> bool {
+    let written = header
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
+    let magic = written.min(SEGMENT_MAGIC.len());
+    header[..magic] == SEGMENT_MAGIC[..magic]
+}
+
+/// Whether a frame of this segment may stand in a file whose header is not there: then the file was used, and its
+/// header is lost.
+pub(super) fn holds_frames_of(number: u64, file: &[u8]) -> bool {
+    file.chunks(ALIGN)
+        .any(|chunk| chunk.len() == ALIGN && chunk[..4] == FRAME_MAGIC && chunk[12..16] == low32(number))
+}
+
 fn encode_content(out: &mut Vec<u8>, record: &Record<'_>) {
     match record {
         Record::Accepted(entry) => {
-            let direction = match entry.direction {
-                Direction::ToAura => 0,
-                Direction::ToKernel => 1,
-            };
-            // The limit of 64 bytes is checked before; a longer contact would not decode, never decode wrongly.
-            let contact = u8::try_from(entry.contact.len()).unwrap_or(u8::MAX);
-            out.extend_from_slice(&[1, direction, contact, 0]);
-            out.extend_from_slice(&entry.seq.0.to_le_bytes());
-            out.extend_from_slice(&entry.accepted_at_ms.to_le_bytes());
-            out.extend_from_slice(&entry.channel);
-            out.extend_from_slice(&entry.dedup.0);
-            out.extend_from_slice(entry.contact.as_bytes());
-            out.extend_from_slice(entry.body);
+            entry.head.encode(entry.trace, out);
+            out.extend_from_slice(entry.sealed);
         }
-        Record::Settled { seq, outcome } => {
-            let (tag, text) = match outcome {
-                Outcome::Delivered { reference: None } => (0, ""),
+        Record::Settled { seq, outcome, at_ms } => {
+            let (tag, rest) = match outcome {
+                Outcome::Delivered { reference: None } => (0, &[][..]),
                 Outcome::Delivered {
-                    reference: Some(text),
-                } => (1, text.as_str()),
-                Outcome::DeadLetter { reason } => (2, reason.as_str()),
+                    reference: Some(reference),
+                } => (1, &reference.0[..]),
+                Outcome::DeadLetter { reason } => (2, reason.as_bytes()),
+                Outcome::Dropped { reason } => (3, reason.as_bytes()),
             };
             out.extend_from_slice(&[2, tag]);
-            out.extend_from_slice(&u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes());
+            out.extend_from_slice(&u16::try_from(rest.len()).unwrap_or(u16::MAX).to_le_bytes());
             out.extend_from_slice(&seq.0.to_le_bytes());
-            out.extend_from_slice(text.as_bytes());
+            out.extend_from_slice(&at_ms.to_le_bytes());
+            out.extend_from_slice(rest);
         }
         Record::Trimmed { first_live } => {
             out.extend_from_slice(&[3, 0, 0, 0]);
             out.extend_from_slice(&first_live.to_le_bytes());
         }
+        Record::Noted { seq, note } => {
+            out.extend_from_slice(&[4, u8::from(note.unknown)]);
+            out.extend_from_slice(&note.parts.to_le_bytes());
+            out.extend_from_slice(&seq.0.to_le_bytes());
+            out.extend_from_slice(&note.attempts.to_le_bytes());
+        }
+        Record::Parked { lane, parked } => {
+            out.extend_from_slice(&[5, direction_byte(lane.direction), u8::from(*parked), 0]);
+            out.extend_from_slice(&lane.channel);
+            out.extend_from_slice(&lane.contact.0);
+        }
+        Record::Erased => out.extend_from_slice(&[6, 0, 0, 0]),
     }
 }
 
 /// Reads the record at the start of `bytes`, which lie at `offset` in the segment; also its whole length.
 pub(super) fn decode_record(salt: Salt, offset: u64, bytes: &[u8]) -> Option<(Record<'_>, usize)> {
-    let len = usize::try_from(u32_at(bytes, 0)?).ok()?;
-    let end = RECORD_HEADER.checked_add(len)?;
-    let content = bytes.get(RECORD_HEADER..end)?;
-    if u32_at(bytes, 4)? != salt.crc(offset, &[&bytes[..4], content]) {
-        return None;
-    }
-    Some((decode_content(content)?, end))
+    let content = whole_record(salt, offset, bytes)?;
+    Some((decode_content(content)?, RECORD_HEADER + content.len()))
 }
 
 fn decode_content(content: &[u8]) -> Option<Record<'_>> {
     let [kind, tag, a, b] = *content.first_chunk::<4>()?;
     match kind {
         1 => {
-            let direction = match tag {
-                0 => Direction::ToAura,
-                1 => Direction::ToKernel,
-                _ => return None,
-            };
-            let rest = content.get(ACCEPTED_FIXED..)?;
-            let (contact, body) = rest.split_at_checked(usize::from(a))?;
+            let head = Head::decode(content)?;
+            let (trace, sealed) = content.get(ACCEPTED_FIXED..)?.split_at_checked(usize::from(b))?;
             Some(Record::Accepted(Accepted {
-                seq: Seq(u64_at(content, 4)?),
-                accepted_at_ms: u64_at(content, 12)?,
-                direction,
-                channel: *content.get(20..)?.first_chunk()?,
-                dedup: DedupKey(*content.get(36..)?.first_chunk()?),
-                contact: str::from_utf8(contact).ok()?,
-                body,
+                head,
+                trace: str::from_utf8(trace).ok()?,
+                sealed,
             }))
         }
         2 => {
-            let text = content.get(12..)?;
-            if text.len() != usize::from(u16::from_le_bytes([a, b])) {
+            let rest = content.get(20..)?;
+            if rest.len() != usize::from(u16::from_le_bytes([a, b])) {
                 return None;
             }
-            let text = str::from_utf8(text).ok()?.to_owned();
+            let text = || str::from_utf8(rest).map(ToOwned::to_owned).ok();
             let outcome = match tag {
                 0 => Outcome::Delivered { reference: None },
                 1 => Outcome::Delivered {
-                    reference: Some(text),
+                    reference: Some(Reference(rest.try_into().ok()?)),
                 },
-                2 => Outcome::DeadLetter { reason: text },
+                2 => Outcome::DeadLetter { reason: text()? },
+                3 => Outcome::Dropped { reason: text()? },
                 _ => return None,
             };
             Some(Record::Settled {
                 seq: Seq(u64_at(content, 4)?),
+                at_ms: u64_at(content, 12)?,
                 outcome,
             })
         }
         3 => Some(Record::Trimmed {
             first_live: u64_at(content, 4)?,
         }),
+        4 => Some(Record::Noted {
+            seq: Seq(u64_at(content, 4)?),
+            note: Note {
+                attempts: u32_at(content, 12)?,
+                parts: u16::from_le_bytes([a, b]),
+                unknown: tag != 0,
+            },
+        }),
+        5 => Some(Record::Parked {
+            lane: Lane {
+                direction: direction_of(tag)?,
+                channel: *content.get(4..)?.first_chunk()?,
+                contact: ContactKey(*content.get(20..)?.first_chunk()?),
+            },
+            parked: a != 0,
+        }),
+        6 => Some(Record::Erased),
         _ => None,
     }
 }
@@ -343,7 +504,7 @@ fn decode_content(content: &[u8]) -> Option<Record<'_>> {
 #[derive(Debug)]
 pub(super) struct Frame<'a> {
     /// Offset of the byte after it.
-    pub end: usize,
+    pub end: u64,
     pub newest_ms: u64,
     pub records: Vec<(Place, Record<'a>)>,
 }
@@ -353,30 +514,23 @@ pub(super) struct Frame<'a> {
 pub(super) enum Fault {
     /// The file ends inside the frame's header.
     Ended,
-    /// The header is all zeros: its sector was never written.
+    /// The header is all zeros: nothing was ever written here.
     Blank,
     /// The header holds something else.
     Header,
-    /// The header is right and the payload is not. `torn` tells an unfinished write from damage: a write that was
-    /// cut off leaves sectors missing or zero, more of them than the header counts; a sector that was written
-    /// and is wrong is damage.
-    Payload { torn: bool },
+    /// The header is right and the content is not.
+    Payload,
     /// The checksums hold and the records make no sense: a defect of the writer, or forged.
     Records,
 }
 
 impl Fault {
-    /// True if a write that was cut off explains it.
-    pub fn is_torn_write(self) -> bool {
-        matches!(self, Self::Ended | Self::Blank | Self::Payload { torn: true })
-    }
-
     pub fn describe(self) -> &'static str {
         match self {
             Self::Ended => "the file ends inside a frame header",
             Self::Blank => "zeros where a frame should be",
             Self::Header => "a frame header that was not written here",
-            Self::Payload { .. } => "a frame whose content does not match its checksum",
+            Self::Payload => "a frame whose content does not match its checksum",
             Self::Records => "a frame whose records cannot be read",
         }
     }
@@ -384,59 +538,73 @@ impl Fault {
 
 /// Reads the frame at `offset` of the segment whose bytes are `file`.
 pub(super) fn decode_frame(salt: Salt, file: &[u8], offset: usize) -> Result<Frame<'_>, Fault> {
-    let at = offset as u64;
-    let rest = file.get(offset..).unwrap_or_default();
+    decode_frame_at(salt, offset as u64, file.get(offset..).unwrap_or_default())
+}
+
+/// How long the frame is that begins with these bytes, if they look like a frame's header.
+pub(super) fn frame_len(header: &[u8]) -> Option<usize> {
+    let header = header.first_chunk::<FRAME_HEADER>()?;
+    let len = usize::try_from(u32_at(header, 4)?).ok()?;
+    (header[..4] == FRAME_MAGIC).then(|| FRAME_HEADER + len)
+}
+
+/// Whether these bytes are the header of a frame that was written here.
+pub(super) fn is_frame_of(salt: Salt, at: u64, header: &[u8]) -> bool {
+    let header = header.first_chunk::<FRAME_HEADER>();
+    header.is_some_and(|header| u32_at(header, 28) == Some(salt.crc(at, &[&header[..28]])))
+}
+
+/// Reads the frame at the start of `rest`, which lies at `at` in its segment.
+pub(super) fn decode_frame_at(salt: Salt, at: u64, rest: &[u8]) -> Result<Frame<'_>, Fault> {
     let header = rest.first_chunk::<FRAME_HEADER>().ok_or(Fault::Ended)?;
-    if header.iter().all(|byte| *byte == 0) {
-        return Err(Fault::Blank);
+    // The magic alone tells almost all that is no frame: this is asked of every 32 bytes behind damage.
+    if header[..4] != FRAME_MAGIC {
+        let blank = header.iter().all(|byte| *byte == 0);
+        return Err(if blank { Fault::Blank } else { Fault::Header });
     }
-    if header[..4] != FRAME_MAGIC || u32_at(header, 28) != Some(salt.crc(at, &[&header[..28]])) {
+    if u32_at(header, 28) != Some(salt.crc(at, &[&header[..28]])) {
         return Err(Fault::Header);
     }
     let number = |at| u32_at(header, at).unwrap_or_default();
     let len = usize::try_from(number(4)).map_err(|_| Fault::Header)?;
     let end = FRAME_HEADER.checked_add(len).ok_or(Fault::Header)?;
-    let Some(frame) = rest.get(..end) else {
-        return Err(Fault::Payload { torn: true });
-    };
-    let payload = &frame[FRAME_HEADER..];
-    if number(24) != salt.crc(at, &[payload]) {
-        let nothing_after = rest[end..].iter().all(|byte| *byte == 0);
-        let torn = nothing_after && zero_sectors(at, frame) > number(12);
-        return Err(Fault::Payload { torn });
-    }
+    let payload = rest.get(FRAME_HEADER..end).ok_or(Fault::Payload)?;
     let mut records = Vec::new();
     let mut position = 0;
+    let mut heads = salt.begin(at);
     for _ in 0..number(8) {
         let place = at + (FRAME_HEADER + position) as u64;
-        let (record, len) = decode_record(salt, place, &payload[position..]).ok_or(Fault::Records)?;
+        let record = payload.get(position..).ok_or(Fault::Payload)?;
+        let content = whole_record(salt, place, record).ok_or(Fault::Payload)?;
+        heads = crc32c::crc32c_append(heads, &record[..RECORD_HEADER]);
+        let len = RECORD_HEADER + content.len();
         let len32 = u32::try_from(len).map_err(|_| Fault::Records)?;
         records.push((
             Place {
                 offset: place,
                 len: len32,
             },
-            record,
+            decode_content(content).ok_or(Fault::Records)?,
         ));
         position += len;
     }
+    let padding = payload.get(position..).unwrap_or_default();
+    if number(24) != heads || padding.len() >= ALIGN || padding.iter().any(|byte| *byte != 0) {
+        return Err(Fault::Payload);
+    }
     let newest_ms = u64_at(header, 16).unwrap_or_default();
     Ok(Frame {
-        end: offset + end,
+        end: at + end as u64,
         newest_ms,
         records,
     })
 }
 
-/// How many sectors after the frame's first hold only zeros of it (a share of a sector counts like a sector).
-fn zero_sectors(offset: u64, frame: &[u8]) -> u32 {
-    let first = SECTOR - usize::try_from(offset % SECTOR as u64).unwrap_or_default();
-    let rest = frame.get(first..).unwrap_or_default();
-    let count = rest
-        .chunks(SECTOR)
-        .filter(|sector| sector.iter().all(|byte| *byte == 0))
-        .count();
-    u32::try_from(count).unwrap_or(u32::MAX)
+/// The content of the record at the start of `bytes`, if its checksum holds.
+fn whole_record(salt: Salt, offset: u64, bytes: &[u8]) -> Option<&[u8]> {
+    let len = usize::try_from(u32_at(bytes, 0)?).ok()?;
+    let content = bytes.get(RECORD_HEADER..RECORD_HEADER.checked_add(len)?)?;
+    (u32_at(bytes, 4)? == salt.crc(offset, &[&bytes[..4], content])).then_some(content)
 }
 
 fn small(len: usize) -> io::Result<u32> {

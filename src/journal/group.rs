@@ -1,51 +1,75 @@
 //! One group of commands: what to write for them and what to answer, decided before anything is written.
 //!
-//! Pure: no file and no clock. Upholds law 2: a message is new only if neither the memory nor this group knows its
-//! id; and law 1: an answer that rests on the group says so (`waits`), and turns into its error if it fails.
+//! Pure but for the ids' look-up: no file of its own and no clock. Upholds law 2: a message is new only if neither the
+//! memory nor this group knows its id; law 1: an answer that rests on the group says so (`waits`), and turns into its
+//! error if it fails; and law 4: a channel or environment that has its share is told so, and no other.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::format::{Accepted, FRAME_OVERHEAD, Record, accepted_len};
-use super::state::State;
-use super::{AppendError, Appended, DedupKey, MAX_CONTACT_BYTES, NewEntry, Options, Outcome, Seq};
+use super::format::{FRAME_OVERHEAD, Part, Record, SMALL_RECORD, record_len, set_seq};
+use super::ids::{Ids, Listed, Run};
+use super::seal::Encoded;
+use super::state::{Kind, Position, State};
+use super::{AppendError, Appended, DedupKey, Lane, MAX_CONTACT_BYTES, Note, Options, Outcome, Seq};
+
+/// Where the answer to a command goes.
+pub(super) type Answer<T> = oneshot::Sender<Result<T, AppendError>>;
 
 /// What the writer is asked for.
 pub(super) enum Command {
     Append {
-        entries: Vec<NewEntry>,
-        reply: oneshot::Sender<Result<Vec<Appended>, AppendError>>,
+        entries: Vec<Encoded>,
+        reply: Answer<Vec<Appended>>,
     },
     Settle {
         seq: Seq,
         outcome: Outcome,
-        reply: oneshot::Sender<Result<(), AppendError>>,
+        at_ms: u64,
+        reply: Answer<()>,
     },
+    Note {
+        seq: Seq,
+        note: Note,
+        reply: Answer<()>,
+    },
+    Park {
+        lane: Lane,
+        parked: bool,
+        reply: Answer<()>,
+    },
+    /// Writes messages again that are still where they were, so that their old segments, or their old keys, may go.
+    WriteAgain {
+        messages: Vec<(Position, Encoded)>,
+        reply: Answer<()>,
+    },
+    /// A run of remembered ids is durable: answer from it.
+    Adopt(Run),
+    /// Time has passed: see whether anything may go.
+    Tick,
 }
 
-/// A record that owns its message until it is written.
+/// A record that owns what it says until it is written.
 pub(super) enum Staged {
-    Accepted { seq: Seq, entry: NewEntry },
-    Settled { seq: Seq, outcome: Outcome },
+    Accepted(Encoded),
+    Record(Record<'static>),
 }
 
 impl Staged {
-    pub fn record(&self) -> Record<'_> {
+    /// Bytes that it takes in a frame, at most.
+    pub fn len(&self) -> u64 {
         match self {
-            Self::Accepted { seq, entry } => Record::Accepted(Accepted {
-                seq: *seq,
-                direction: entry.direction,
-                channel: entry.channel,
-                contact: &entry.contact,
-                dedup: entry.dedup,
-                accepted_at_ms: entry.accepted_at_ms,
-                body: &entry.body,
-            }),
-            Self::Settled { seq, outcome } => Record::Settled {
-                seq: *seq,
-                outcome: outcome.clone(),
-            },
+            Self::Accepted(encoded) => record_len(&encoded.content),
+            Self::Record(_) => SMALL_RECORD,
+        }
+    }
+
+    pub fn part(&self) -> Part<'_> {
+        match self {
+            Self::Accepted(encoded) => Part::Content(&encoded.content),
+            Self::Record(record) => Part::Record(record.clone()),
         }
     }
 }
@@ -53,12 +77,13 @@ impl Staged {
 /// The answer to a command. `waits` says whether it holds only once the group is durable.
 pub(super) enum Reply {
     Append {
-        to: oneshot::Sender<Result<Vec<Appended>, AppendError>>,
+        to: Answer<Vec<Appended>>,
         answer: Result<Vec<Appended>, AppendError>,
         waits: bool,
     },
-    Settle {
-        to: oneshot::Sender<Result<(), AppendError>>,
+    Done {
+        to: Answer<()>,
+        answer: Result<(), AppendError>,
         waits: bool,
     },
 }
@@ -71,27 +96,61 @@ impl Reply {
                 let failed = failed.filter(|_| waits).cloned();
                 let _ = to.send(failed.map_or(answer, Err));
             }
-            Self::Settle { to, waits } => {
-                let _ = to.send(failed.filter(|_| waits).cloned().map_or(Ok(()), Err));
+            Self::Done { to, answer, waits } => {
+                let failed = failed.filter(|_| waits).cloned();
+                let _ = to.send(failed.map_or(answer, Err));
             }
         }
     }
+}
+
+/// What the active segment has room for.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Room {
+    /// Where the next frame goes; none without an active segment.
+    pub at: Option<u64>,
+    /// Bytes that the active segment's file has already.
+    pub allocated: u64,
+}
+
+impl Room {
+    /// How much larger the journal becomes by a frame of so many bytes.
+    fn growth(self, options: &Options, frame: u64) -> u64 {
+        match self.at {
+            Some(at) if at + frame <= options.segment_bytes => (at + frame).saturating_sub(self.allocated),
+            _ if options.preallocate => frame.max(options.segment_bytes),
+            _ => frame,
+        }
+    }
+}
+
+/// What is known when a group is decided.
+pub(super) struct Known<'a> {
+    pub state: &'a mut State,
+    pub ids: &'a mut Ids,
+    pub options: &'a Options,
+    pub room: Room,
 }
 
 /// What the commands of one group amount to, before anything is written.
 #[derive(Default)]
 pub(super) struct Group {
     pub records: Vec<Staged>,
+    /// Files of ids that are no longer needed.
+    pub forgotten: Vec<Listed>,
     keys: HashMap<DedupKey, Seq>,
     settled: HashSet<Seq>,
     bytes: u64,
+    taken: HashMap<[u8; 16], u64>,
+    taken_in: HashMap<[u8; 8], u64>,
 }
 
 impl Group {
-    pub fn decide(&mut self, state: &mut State, options: &Options, command: Command) -> Reply {
-        match command {
+    /// Decides on a command; `None` if nobody waits for an answer.
+    pub fn decide(&mut self, known: &mut Known<'_>, command: Command) -> Option<Reply> {
+        Some(match command {
             Command::Append { entries, reply } => {
-                let (answer, waits) = match self.append(state, options, entries) {
+                let (answer, waits) = match self.append(known, entries) {
                     Ok((answer, waits)) => (Ok(answer), waits),
                     Err(error) => (Err(error), false),
                 };
@@ -101,74 +160,217 @@ impl Group {
                     waits,
                 }
             }
-            Command::Settle { seq, outcome, reply } => {
-                let waits = if state.is_pending(seq) && self.settled.insert(seq) {
-                    self.records.push(Staged::Settled {
-                        seq,
-                        outcome: outcome.cut(),
-                    });
-                    true
-                } else {
-                    self.settled.contains(&seq)
-                };
-                Reply::Settle { to: reply, waits }
+            Command::Settle {
+                seq,
+                outcome,
+                at_ms,
+                reply,
+            } => {
+                known.state.observe(at_ms);
+                let waits = self.settle(known.state, seq, outcome, at_ms);
+                done(reply, waits)
             }
+            Command::Note { seq, note, reply } => {
+                let waits = known.state.is_pending(seq) && !self.settled.contains(&seq);
+                if waits {
+                    self.push(Record::Noted { seq, note });
+                }
+                done(reply, waits)
+            }
+            Command::Park { lane, parked, reply } => {
+                self.push(Record::Parked { lane, parked });
+                done(reply, true)
+            }
+            Command::WriteAgain { messages, reply } => {
+                for (from, encoded) in messages {
+                    self.write_again(known.state, from, encoded);
+                }
+                done(reply, true)
+            }
+            Command::Adopt(run) => {
+                self.forgotten.extend(known.ids.adopt(run));
+                return None;
+            }
+            Command::Tick => return None,
+        })
+    }
+
+    fn push(&mut self, record: Record<'static>) {
+        self.records.push(Staged::Record(record));
+    }
+
+    /// A message ends once; a dead letter may still be dropped.
+    fn settle(&mut self, state: &State, seq: Seq, outcome: Outcome, at_ms: u64) -> bool {
+        let may = match state.kind(seq) {
+            Some(Kind::Pending) => true,
+            Some(Kind::DeadLetter) => matches!(outcome, Outcome::Dropped { .. }),
+            Some(Kind::Sent) | None => false,
+        };
+        if may && self.settled.insert(seq) {
+            let outcome = outcome.cut();
+            self.push(Record::Settled { seq, outcome, at_ms });
+            return true;
         }
+        self.settled.contains(&seq)
+    }
+
+    fn write_again(&mut self, state: &State, from: Position, encoded: Encoded) {
+        let seq = encoded.head.seq;
+        // Settled meanwhile, by this group or before: then it needs no other place.
+        if self.settled.contains(&seq) || state.position(seq).is_none_or(|(position, _)| position != from) {
+            return;
+        }
+        let aftermath = state.aftermath(seq);
+        self.records.push(Staged::Accepted(encoded));
+        self.records.extend(aftermath.into_iter().map(Staged::Record));
     }
 
     /// All entries or none. Also says whether the answer depends on the group's commit.
     fn append(
         &mut self,
-        state: &mut State,
-        options: &Options,
-        entries: Vec<NewEntry>,
+        known: &mut Known<'_>,
+        entries: Vec<Encoded>,
     ) -> Result<(Vec<Appended>, bool), AppendError> {
-        let mut total = 0;
         for entry in &entries {
-            // Also for a batch that is refused: with a full journal this is what lets old segments go.
-            state.observe(entry.accepted_at_ms);
-            if entry.contact.len() > MAX_CONTACT_BYTES || entry.body.len() > options.max_body_bytes {
-                return Err(AppendError::TooLarge);
-            }
-            total += accepted_len(&entry.contact, &entry.body);
+            // Also for a batch that is refused: time passes for a full journal as well.
+            known.state.observe(entry.head.accepted_at_ms);
         }
-        if total > options.max_batch_bytes() {
-            return Err(AppendError::TooLarge);
-        }
-
-        let mut waits = false;
+        let mut before = Vec::with_capacity(entries.len());
         let mut fresh = HashSet::new();
-        let mut bytes = self.bytes;
+        let (mut bytes, mut waits) = (self.bytes, false);
+        let mut taken: HashMap<_, u64> = HashMap::new();
         for entry in &entries {
-            if self.keys.contains_key(&entry.dedup) {
+            let head = &entry.head;
+            let earlier = match (entry.replaces, self.keys.get(&head.dedup)) {
+                (Some(dead), _) => {
+                    let there =
+                        known.state.kind(dead) == Some(Kind::DeadLetter) && !self.settled.contains(&dead);
+                    if !there {
+                        return Err(AppendError::NoDeadLetter(dead));
+                    }
+                    None
+                }
+                (None, Some(seq)) => {
+                    waits = true;
+                    Some(*seq)
+                }
+                (None, None) => {
+                    let found = known.ids.find(&head.dedup, head.born(), head.accepted_at_ms);
+                    found.map_err(|error| AppendError::Io(Arc::new(error)))?
+                }
+            };
+            if earlier.is_none() && (entry.replaces.is_some() || fresh.insert(head.dedup)) {
                 waits = true;
-            } else if state.duplicate_of(&entry.dedup).is_none() && fresh.insert(entry.dedup) {
-                waits = true;
-                bytes += accepted_len(&entry.contact, &entry.body);
+                let len = record_len(&entry.content);
+                bytes += len;
+                *taken
+                    .entry((head.address.channel, head.address.environment))
+                    .or_default() += len;
             }
+            before.push(earlier);
         }
-        let room = options.max_bytes.saturating_sub(FRAME_OVERHEAD);
-        if !fresh.is_empty() && state.bytes().saturating_add(bytes) > room {
-            return Err(AppendError::Full);
-        }
+        self.has_room(known, bytes, &taken)?;
 
         self.bytes = bytes;
+        for ((channel, environment), len) in taken {
+            *self.taken.entry(channel).or_default() += len;
+            *self.taken_in.entry(environment).or_default() += len;
+        }
         let mut answer = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let known = self
-                .keys
-                .get(&entry.dedup)
-                .copied()
-                .or_else(|| state.duplicate_of(&entry.dedup));
-            answer.push(if let Some(seq) = known {
+        for (mut entry, earlier) in entries.into_iter().zip(before) {
+            let earlier = earlier.or_else(|| match entry.replaces {
+                None => self.keys.get(&entry.head.dedup).copied(),
+                Some(_) => None,
+            });
+            answer.push(if let Some(seq) = earlier {
                 Appended::Duplicate(seq)
             } else {
-                let seq = state.take_seq();
-                self.keys.insert(entry.dedup, seq);
-                self.records.push(Staged::Accepted { seq, entry });
+                let seq = known.state.take_seq();
+                entry.head.seq = seq;
+                set_seq(&mut entry.content, seq);
+                let (replaces, at_ms) = (entry.replaces, entry.head.accepted_at_ms);
+                let set_aside = entry.set_aside;
+                if replaces.is_none() {
+                    self.keys.insert(entry.head.dedup, seq);
+                }
+                self.records.push(Staged::Accepted(entry));
+                if let Some(reason) = set_aside {
+                    let outcome = Outcome::DeadLetter {
+                        reason: reason.to_owned(),
+                    };
+                    self.push(Record::Settled { seq, outcome, at_ms });
+                }
+                if let Some(dead) = replaces {
+                    self.settled.insert(dead);
+                    let outcome = Outcome::Dropped {
+                        reason: "Replayed".to_owned(),
+                    };
+                    self.push(Record::Settled {
+                        seq: dead,
+                        outcome,
+                        at_ms,
+                    });
+                }
                 Appended::New(seq)
             });
         }
         Ok((answer, waits))
     }
+
+    /// Whether the journal, the channels and the environments have room for what is new.
+    fn has_room(
+        &self,
+        known: &Known<'_>,
+        bytes: u64,
+        taken: &HashMap<([u8; 16], [u8; 8]), u64>,
+    ) -> Result<(), AppendError> {
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let options = known.options;
+        let growth = known.room.growth(options, bytes + FRAME_OVERHEAD);
+        // The ids of what is staged in this group are counted as well as they can be: each entry has one.
+        let ids = self.keys.len() + taken.len().max(1);
+        if known.state.bytes().saturating_add(growth) > options.max_bytes || !known.ids.has_room(ids) {
+            return Err(AppendError::Full);
+        }
+        for ((channel, environment), more) in taken {
+            let (of_channel, of_environment) = known.state.taken(*channel, *environment);
+            let staged = self.taken.get(channel).copied().unwrap_or_default();
+            if of_channel + staged + more > options.share(options.channel_share) {
+                return Err(AppendError::ChannelFull);
+            }
+            let staged = self.taken_in.get(environment).copied().unwrap_or_default();
+            if of_environment + staged + more > options.share(options.environment_share) {
+                return Err(AppendError::EnvironmentFull);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn done(to: Answer<()>, waits: bool) -> Reply {
+    Reply::Done {
+        to,
+        answer: Ok(()),
+        waits,
+    }
+}
+
+/// Whether the messages may be accepted at all, whatever the journal holds.
+///
+/// # Errors
+/// [`AppendError::TooLarge`].
+pub(super) fn fits(entries: &[super::NewEntry], options: &Options) -> Result<(), AppendError> {
+    let mut total = 0;
+    for entry in entries {
+        if entry.contact.len() > MAX_CONTACT_BYTES || entry.body.len() > options.max_body_bytes {
+            return Err(AppendError::TooLarge);
+        }
+        total += entry.body.len() as u64 + 256;
+    }
+    if total > options.max_batch_bytes() {
+        return Err(AppendError::TooLarge);
+    }
+    Ok(())
 }

@@ -8,24 +8,32 @@
 //! the duplicate check and the append are one step) and law 11 (disk, bodies, batches and the queue have limits).
 //!
 //! - `types`, `error`: the words
-//! - `format`: the bytes
+//! - `format`: the bytes; `seal`: what of them is nobody's business; `keyring`: the keys of that
 //! - `replay`: what files mean, and when to refuse them
-//! - `state`: what is known in memory
+//! - `state`: what is known in memory; `ids`: which ids are remembered
 //! - `group`: what a group of commands amounts to; `writer`: its commit; `thread`: where groups come from
+//! - `keeper`: space, keys and retention, off the path of a commit; `clock`: what time it is for things that expire
 //! - `storage`: file operations
 //!
-//! The journal reads no wall clock. Its time is the newest `accepted_at_ms` it was given; a caller that passes a
-//! time far in the future makes it forget ids early.
-//!
-//! Limits of this form: bodies are not encrypted and segments not preallocated; every remembered id is in memory
-//! (about 80 bytes each); settled bodies stay on disk until their segment is older than the window.
+//! Two times: a message's `accepted_at_ms` is its caller's; what expires does so by the machine's wall clock, under the
+//! rule in `clock`.
 
+mod clock;
 mod error;
 mod format;
 mod group;
+// Reachable for the measurement in benches/journal alone.
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod ids;
+#[cfg(not(feature = "sim"))]
+mod ids;
+mod keeper;
+mod keyring;
 #[cfg(any(test, feature = "sim"))]
 mod memory;
 mod replay;
+mod seal;
 mod state;
 mod storage;
 #[cfg(test)]
@@ -40,21 +48,53 @@ use std::path::Path;
 use std::sync::Arc;
 #[cfg(any(test, feature = "sim"))]
 use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::error::{AppendError, OpenError, ReadError};
-use self::format::{Record, decode_record};
-use self::group::Command;
+use self::format::{Head, Record, decode_record};
+use self::group::{Answer, Command, fits};
+use self::ids::{RunDirectory, RunStorage};
+use self::keeper::Keeper;
+pub use self::keyring::{Keyring, KeyringError, WrappingKey};
+use self::seal::{BodyKey, Encoded};
+pub use self::state::Backlog;
 use self::storage::{Directory, DirectoryError, Storage};
 use self::thread::Job;
 use self::types::Counters;
 pub use self::types::{
-    Appended, DedupKey, Direction, Entry, MAX_CONTACT_BYTES, MAX_REASON_BYTES, MAX_REFERENCE_BYTES, NewEntry,
-    Options, Outcome, Pending, Seq, Stats,
+    Address, Appended, ContactKey, DeadLetter, DedupKey, Direction, Entry, Lane, MAX_CONTACT_BYTES,
+    MAX_REASON_BYTES, MAX_TRACE_BYTES, NewEntry, Note, Options, Outcome, Pending, Reference, RequestId, Sent,
+    Seq, Stats,
 };
 use self::writer::{Shared, Writer};
+
+/// What the journal is given from outside, beside its options.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The keys that bodies are sealed with; without them they stand in the clear.
+    pub keyring: Option<Arc<Keyring>>,
+    /// Told of each commit: how many records, and how long its sync took.
+    pub on_commit: Arc<dyn Fn(usize, Duration) + Send + Sync>,
+    /// The wall clock, ms since the epoch.
+    pub wall: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self {
+            keyring: None,
+            on_commit: Arc::new(|_, _| {}),
+            wall: Arc::new(wall_ms),
+        }
+    }
+}
+
+fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    writer::millis(since)
+}
 
 /// A handle to an open journal; cheap to clone.
 #[derive(Clone)]
@@ -62,6 +102,8 @@ pub struct Journal {
     backend: Backend,
     shared: Arc<Shared>,
     storage: Arc<dyn Storage>,
+    options: Arc<Options>,
+    surroundings: Surroundings,
 }
 
 #[derive(Clone)]
@@ -88,7 +130,11 @@ impl Journal {
     ///
     /// # Errors
     /// [`OpenError`]; the files are left as they are.
-    pub fn open(dir: &Path, options: Options) -> Result<(Self, Vec<Pending>), OpenError> {
+    pub fn open(
+        dir: &Path,
+        options: Options,
+        surroundings: Surroundings,
+    ) -> Result<(Self, Vec<Pending>), OpenError> {
         let (directory, lock) = Directory::open(dir).map_err(|error| match error {
             DirectoryError::Locked => OpenError::Locked(dir.to_owned()),
             DirectoryError::Io(source) => OpenError::Io {
@@ -96,27 +142,51 @@ impl Journal {
                 source,
             },
         })?;
-        Self::open_on(Arc::new(directory), options, lock)
+        let runs = RunDirectory::open(dir).map_err(|source| OpenError::Io {
+            doing: "open the directory of remembered ids",
+            source,
+        })?;
+        Self::open_on(Arc::new(directory), Arc::new(runs), options, surroundings, lock)
     }
 
     fn open_on(
         storage: Arc<dyn Storage>,
+        runs: Arc<dyn RunStorage>,
         options: Options,
+        surroundings: Surroundings,
         held: impl Send + 'static,
     ) -> Result<(Self, Vec<Pending>), OpenError> {
         let (gather, queue) = (options.gather, options.queue.max(1));
-        let (writer, pending) = Writer::open(Arc::clone(&storage), options)?;
+        let (writer, pending) = Writer::open(
+            Arc::clone(&storage),
+            &*runs,
+            options.clone(),
+            surroundings.clone(),
+        )?;
         let shared = writer.shared();
+        let keeper = Keeper {
+            storage: Arc::clone(&storage),
+            shared: Arc::clone(&shared),
+            runs,
+            sealing: None,
+            merging: None,
+            keyring: surroundings.keyring.clone(),
+            options: options.clone(),
+        };
         let (sender, queue) = mpsc::channel(queue);
-        thread::spawn(writer, Arc::clone(&storage), queue, gather, held).map_err(|source| OpenError::Io {
-            doing: "start the writer's thread",
-            source,
+        thread::spawn(writer, keeper, queue, sender.downgrade(), gather, held).map_err(|source| {
+            OpenError::Io {
+                doing: "start the journal's threads",
+                source,
+            }
         })?;
         Ok((
             Self {
                 backend: Backend::Thread(sender),
                 shared,
                 storage,
+                options: Arc::new(options),
+                surroundings,
             },
             pending,
         ))
@@ -134,12 +204,19 @@ impl Journal {
     #[allow(clippy::expect_used, clippy::missing_panics_doc)]
     pub fn in_memory_with(options: Options) -> Self {
         let storage: Arc<dyn Storage> = Arc::new(memory::Memory::default());
-        let (writer, _) = Writer::open(Arc::clone(&storage), options).expect("an empty journal opens");
+        let mut options = options;
+        options.preallocate = false;
+        let surroundings = Surroundings::default();
+        let runs = memory::Runs::default();
+        let (writer, _) = Writer::open(Arc::clone(&storage), &runs, options.clone(), surroundings.clone())
+            .expect("an empty journal opens");
         let shared = writer.shared();
         Self {
             backend: Backend::Inline(Arc::new(Mutex::new(Some(writer)))),
             shared,
             storage,
+            options: Arc::new(options),
+            surroundings,
         }
     }
 
@@ -152,9 +229,62 @@ impl Journal {
     /// [`AppendError`]; of the entries none was accepted by this call, except that after [`AppendError::Io`] and
     /// [`AppendError::Closed`] a crash may bring them back as pending.
     pub async fn append(&self, entries: Vec<NewEntry>) -> Result<Vec<Appended>, AppendError> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Append { entries, reply }).await?;
-        answer.await.map_err(|_| AppendError::Closed)?
+        fits(&entries, &self.options)?;
+        let mut encoded = Vec::with_capacity(entries.len());
+        for mut entry in entries {
+            if entry.trace.len() > MAX_TRACE_BYTES {
+                entry.trace = String::new();
+            }
+            let key = self.key(entry.address.environment, entry.accepted_at_ms).await?;
+            encoded.push(Encoded::new(&entry, key.as_deref()).map_err(|_| no_randomness())?);
+        }
+        self.append_encoded(encoded).await
+    }
+
+    /// Sends a dead letter on its way again, as a new message at the end of its lane; it is no dead letter any more
+    /// when this returns.
+    ///
+    /// # Errors
+    /// [`AppendError::NoDeadLetter`] if it is none, or its body can't be read any more; as for [`Journal::append`].
+    pub async fn replay(&self, seq: Seq) -> Result<Seq, AppendError> {
+        let (head, contact, entry) = self.read_with_head(seq).await.map_err(|error| match error {
+            ReadError::Io(error) => AppendError::from_io(error),
+            _ => AppendError::NoDeadLetter(seq),
+        })?;
+        let now = (self.surroundings.wall)();
+        let key = self.key(head.address.environment, now).await?;
+        let head = Head {
+            written_again: false,
+            replayed: true,
+            accepted_at_ms: now,
+            key: key.as_deref().map_or(0, |key| key.id),
+            ..head
+        };
+        let mut encoded = Encoded::seal(head, &entry.trace, &contact, &entry.body, key.as_deref())
+            .map_err(|_| no_randomness())?;
+        encoded.replaces = Some(seq);
+        match self.append_encoded(vec![encoded]).await?.first() {
+            Some(Appended::New(seq) | Appended::Duplicate(seq)) => Ok(*seq),
+            None => Err(AppendError::Closed),
+        }
+    }
+
+    async fn append_encoded(&self, entries: Vec<Encoded>) -> Result<Vec<Appended>, AppendError> {
+        self.ask(|reply| Command::Append { entries, reply }).await
+    }
+
+    /// The key that a message is sealed with: made on the first message of an environment's day.
+    async fn key(&self, environment: [u8; 8], at_ms: u64) -> Result<Option<Arc<BodyKey>>, AppendError> {
+        let Some(keyring) = &self.surroundings.keyring else {
+            return Ok(None);
+        };
+        if let Some(key) = keyring.ready(environment, at_ms) {
+            return Ok(Some(key));
+        }
+        let keyring = Arc::clone(keyring);
+        let made = tokio::task::spawn_blocking(move || keyring.make(environment, at_ms)).await;
+        let made = made.unwrap_or_else(|error| Err(io::Error::other(error)));
+        made.map(Some).map_err(AppendError::from_io)
     }
 
     /// Records how a message ended; durable when this returns. Settling twice, or a message that was never accepted,
@@ -164,8 +294,35 @@ impl Journal {
     /// [`AppendError`]; the message may still be pending after a restart. [`AppendError::Full`] if the disk itself
     /// is full.
     pub async fn settle(&self, seq: Seq, outcome: Outcome) -> Result<(), AppendError> {
+        let at_ms = (self.surroundings.wall)();
+        self.ask(|reply| Command::Settle {
+            seq,
+            outcome,
+            at_ms,
+            reply,
+        })
+        .await
+    }
+
+    /// Records what is to be known of a pending message's attempts after a restart; durable when this returns.
+    ///
+    /// # Errors
+    /// [`AppendError`]; the note may be there or not after a restart.
+    pub async fn note(&self, seq: Seq, note: Note) -> Result<(), AppendError> {
+        self.ask(|reply| Command::Note { seq, note, reply }).await
+    }
+
+    /// Records that a lane is parked, or no longer; durable when this returns. What that means is the delivery's.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub async fn park(&self, lane: Lane, parked: bool) -> Result<(), AppendError> {
+        self.ask(|reply| Command::Park { lane, parked, reply }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, AppendError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Settle { seq, outcome, reply }).await?;
+        self.send(command(reply)).await?;
         answer.await.map_err(|_| AppendError::Closed)?
     }
 
@@ -178,9 +335,9 @@ impl Journal {
             #[cfg(any(test, feature = "sim"))]
             Backend::Inline(writer) => {
                 let mut writer = writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let trimmed = writer.as_mut().ok_or(AppendError::Closed)?.commit(vec![command]);
-                for number in trimmed {
-                    let _ = self.storage.remove(number);
+                let chores = writer.as_mut().ok_or(AppendError::Closed)?.commit(vec![command]);
+                for number in chores.retire {
+                    let _ = self.storage.retire(number);
                 }
                 Ok(())
             }
@@ -194,36 +351,77 @@ impl Journal {
         self.shared.feed()
     }
 
-    /// Reads a pending message from disk and checks it.
+    /// Reads a message that is kept (pending, a dead letter, or sent not long ago) from disk and checks it.
     ///
     /// # Errors
     /// [`ReadError`]; never another message's or altered bytes.
     pub async fn read(&self, seq: Seq) -> Result<Entry, ReadError> {
+        Ok(self.read_with_head(seq).await?.2)
+    }
+
+    async fn read_with_head(&self, seq: Seq) -> Result<(Head, String, Entry), ReadError> {
         #[cfg(any(test, feature = "sim"))]
         if let Backend::Inline(_) = &self.backend {
-            return read(&self.shared, &*self.storage, seq);
+            return read(
+                &self.shared,
+                &*self.storage,
+                self.surroundings.keyring.as_deref(),
+                seq,
+            );
         }
         let (shared, storage) = (Arc::clone(&self.shared), Arc::clone(&self.storage));
-        let read = tokio::task::spawn_blocking(move || read(&shared, &*storage, seq));
+        let keyring = self.surroundings.keyring.clone();
+        let read = tokio::task::spawn_blocking(move || read(&shared, &*storage, keyring.as_deref(), seq));
         read.await
             .map_err(|error| ReadError::Io(io::Error::other(error)))?
+    }
+
+    /// The message that was sent under this reference, if it is still known.
+    pub fn sent(&self, reference: &Reference) -> Option<Sent> {
+        self.shared.state().sent(reference)
+    }
+
+    /// All dead letters, oldest first.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.shared.state().dead_letters()
+    }
+
+    /// The lanes that are parked.
+    pub fn parked(&self) -> Vec<Lane> {
+        self.shared.state().parked().collect()
+    }
+
+    /// What each channel has that has anything.
+    pub fn backlogs(&self) -> Vec<Backlog> {
+        self.shared.state().backlogs()
+    }
+
+    /// The time by which things may expire, ms since the epoch: behind the wall clock for an hour after a jump.
+    pub fn expiry_ms(&self) -> u64 {
+        self.shared.expiry_ms()
     }
 
     /// Numbers for metrics. Cheap: reads memory only.
     pub fn stats(&self) -> Stats {
         let counters = *self.shared.counters();
+        let keyring = self.surroundings.keyring.as_ref();
         let state = self.shared.state();
         Stats {
             pending_to_aura: state.pending_in(Direction::ToAura),
             pending_to_kernel: state.pending_in(Direction::ToKernel),
             bytes_on_disk: state.bytes(),
+            live_bytes: state.live_bytes(),
             segments: state.segment_count(),
-            dedup_ids: state.remembered_ids(),
-            dead_letters: state.dead_letters(),
+            dedup_ids: self.shared.ids(),
+            dead_letters: state.dead_letter_count(),
+            sent: state.sent_count(),
+            parked: state.parked_count(),
+            body_keys: keyring.map_or(0, |keyring| keyring.len() as u64),
             commits: counters.commits,
             committed_records: counters.committed_records,
             failed_commits: counters.failed_commits,
             last_sync: counters.last_sync,
+            failing: counters.failing,
         }
     }
 
@@ -248,23 +446,61 @@ impl Journal {
     }
 }
 
-fn read(shared: &Shared, storage: &dyn Storage, seq: Seq) -> Result<Entry, ReadError> {
-    let (position, salt) = shared.state().position(seq).ok_or(ReadError::NotPending(seq))?;
-    let (offset, len) = (position.place.offset, position.place.len as usize);
-    let bytes = Bytes::from(storage.read(position.segment, offset, len)?);
-    match decode_record(salt, offset, &bytes) {
-        Some((Record::Accepted(entry), end)) if entry.seq == seq => Ok(Entry {
-            seq,
-            direction: entry.direction,
-            channel: entry.channel,
-            contact: entry.contact.to_owned(),
-            accepted_at_ms: entry.accepted_at_ms,
-            body: bytes.slice(end - entry.body.len()..end),
-        }),
-        _ => Err(ReadError::Damaged {
+fn no_randomness() -> AppendError {
+    AppendError::Io(Arc::new(io::Error::other("no randomness")))
+}
+
+/// Tries of a read whose message was written elsewhere meanwhile.
+const READ_TRIES: usize = 3;
+
+fn read(
+    shared: &Shared,
+    storage: &dyn Storage,
+    keyring: Option<&Keyring>,
+    seq: Seq,
+) -> Result<(Head, String, Entry), ReadError> {
+    for tried in 1.. {
+        let (position, salt) = shared.state().position(seq).ok_or(ReadError::NotKept(seq))?;
+        let (offset, len) = (position.place.offset, position.place.len as usize);
+        let bytes = storage.read(position.segment, offset, len);
+        let note = shared.state().note(seq);
+        // Between the two it may have been written again, and its old segment have gone.
+        let moved = shared
+            .state()
+            .position(seq)
+            .is_none_or(|(now, _)| now != position);
+        if moved && tried < READ_TRIES {
+            continue;
+        }
+        let bytes = bytes?;
+        let damaged = || ReadError::Damaged {
             seq,
             file: storage.name(position.segment),
             offset,
-        }),
+        };
+        let Some((Record::Accepted(entry), _)) = decode_record(salt, offset, &bytes) else {
+            return Err(damaged());
+        };
+        if entry.head.seq != seq {
+            return Err(damaged());
+        }
+        let key = keyring.and_then(|keyring| keyring.get(entry.head.key));
+        if entry.head.key != 0 && key.is_none() {
+            return Err(ReadError::KeyDestroyed(seq));
+        }
+        let (contact, body) = seal::open(&entry, key.as_deref()).ok_or_else(damaged)?;
+        let whole = Entry {
+            seq,
+            address: entry.head.address,
+            contact: contact.clone(),
+            accepted_at_ms: entry.head.accepted_at_ms,
+            request: entry.head.request,
+            trace: entry.trace.to_owned(),
+            note,
+            replayed: entry.head.replayed,
+            body,
+        };
+        return Ok((entry.head, contact, whole));
     }
+    Err(ReadError::NotKept(seq))
 }

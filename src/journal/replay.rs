@@ -12,11 +12,13 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::format::{
-    ALIGN, Fault, Frame, HeaderBytes, Link, Record, SEGMENT_HEADER, SegmentHeader, decode_frame,
+    ALIGN, Frame, Head, HeaderBytes, Link, Record, SEGMENT_HEADER, SegmentHeader, decode_frame,
+    holds_frames_of, may_be_torn,
 };
+use super::ids::Ids;
 use super::state::State;
 use super::storage::Storage;
-use super::{OpenError, Pending, Seq};
+use super::{Note, OpenError, Pending};
 
 /// A journal as its files say it is.
 pub(super) struct Recovered {
@@ -28,6 +30,50 @@ pub(super) struct Recovered {
     pub next_number: u64,
     /// Files that are to go once the next segment is durable.
     pub discard: Vec<u64>,
+}
+
+impl Pending {
+    pub(super) fn of(head: &Head) -> Self {
+        Self {
+            seq: head.seq,
+            address: head.address,
+            accepted_at_ms: head.accepted_at_ms,
+            request: head.request,
+            note: Note::default(),
+        }
+    }
+}
+
+/// The messages that were accepted, of which those that are not settled are wanted.
+#[derive(Default)]
+struct Seen {
+    messages: Vec<Pending>,
+    sweep_at: usize,
+}
+
+impl Seen {
+    /// So many at least before the settled ones are sorted out.
+    const SWEEP: usize = 100_000;
+
+    fn push(&mut self, head: &Head, state: &State) {
+        if self.messages.len() >= self.sweep_at.max(Self::SWEEP) {
+            self.messages.retain(|message| state.is_pending(message.seq));
+            self.sweep_at = self.messages.len() * 2;
+        }
+        self.messages.push(Pending::of(head));
+    }
+
+    fn pending(mut self, state: &State) -> Vec<Pending> {
+        self.messages.retain(|message| state.is_pending(message.seq));
+        // One that was written again comes twice.
+        self.messages.sort_by_key(|message| message.seq);
+        self.messages.dedup_by_key(|message| message.seq);
+        for message in &mut self.messages {
+            message.note = state.note(message.seq);
+        }
+        self.messages.shrink_to_fit();
+        self.messages
+    }
 }
 
 /// Where a segment stops making sense although it should.
@@ -45,7 +91,7 @@ pub(super) fn scan<'a>(
     header: &SegmentHeader,
     file: &'a [u8],
     sealed: Option<u64>,
-) -> Result<(Vec<Frame<'a>>, usize), Damage> {
+) -> Result<(Vec<Frame<'a>>, u64), Damage> {
     let salt = header.salt;
     let end = sealed.map_or(Some(file.len()), |len| usize::try_from(len).ok());
     let Some(valid) = end
@@ -65,12 +111,14 @@ pub(super) fn scan<'a>(
     while offset < valid.len() {
         match decode_frame(salt, valid, offset) {
             Ok(frame) => {
-                offset = frame.end;
+                offset = usize::try_from(frame.end).unwrap_or(usize::MAX);
                 frames.push(frame);
             }
             Err(fault) => {
                 let (frames_after, records_after) = count_after(header, valid, offset + ALIGN);
-                if sealed.is_none() && frames_after == 0 && fault.is_torn_write() {
+                // Behind the end of the newest segment stands what was there before, or a write that was cut off: but
+                // whatever was answered for has a whole frame, and each but the last has a whole frame behind it.
+                if sealed.is_none() && frames_after == 0 {
                     break;
                 }
                 return Err(Damage {
@@ -82,7 +130,7 @@ pub(super) fn scan<'a>(
             }
         }
     }
-    Ok((frames, offset))
+    Ok((frames, offset as u64))
 }
 
 fn count_after(header: &SegmentHeader, file: &[u8], mut offset: usize) -> (u64, u64) {
@@ -92,9 +140,8 @@ fn count_after(header: &SegmentHeader, file: &[u8], mut offset: usize) -> (u64, 
             Ok(frame) => {
                 frames += 1;
                 records += frame.records.len() as u64;
-                offset = frame.end;
+                offset = usize::try_from(frame.end).unwrap_or(usize::MAX);
             }
-            Err(Fault::Ended) => break,
             Err(_) => offset += ALIGN,
         }
     }
@@ -102,19 +149,22 @@ fn count_after(header: &SegmentHeader, file: &[u8], mut offset: usize) -> (u64, 
 }
 
 /// Reads the whole journal.
-pub(super) fn recover(storage: &dyn Storage, window_ms: u64) -> Result<Recovered, OpenError> {
+pub(super) fn recover(storage: &dyn Storage, ids: &mut Ids) -> Result<Recovered, OpenError> {
     let numbers = storage.list().map_err(io_error("list the segments"))?;
     let next_number = numbers.last().map_or(Some(1), |last| last.checked_add(1));
     let next_number = next_number.ok_or_else(|| OpenError::Io {
         doing: "number the next segment",
         source: io::Error::from(io::ErrorKind::InvalidData),
     })?;
-    let (headers, mut discard) = read_headers(storage, &numbers)?;
-    let mut state = State::new(window_ms);
+    let (headers, headless, mut discard) = read_headers(storage, &numbers)?;
+    let mut state = State::new();
     let Some((tip, tip_header)) = headers
         .last_key_value()
         .map(|(number, header)| (*number, *header))
     else {
+        if let Some((number, problem)) = headless.first() {
+            return Err(damaged(storage, *number, 0, problem));
+        }
         return Ok(Recovered {
             state,
             pending: Vec::new(),
@@ -135,7 +185,7 @@ pub(super) fn recover(storage: &dyn Storage, window_ms: u64) -> Result<Recovered
         before = header.previous;
     }
 
-    let mut pending = BTreeMap::new();
+    let mut seen = Seen::default();
     let mut last = Link {
         number: tip,
         len: SEGMENT_HEADER as u64,
@@ -146,22 +196,29 @@ pub(super) fn recover(storage: &dyn Storage, window_ms: u64) -> Result<Recovered
         };
         last = Link {
             number,
-            len: replay_segment(storage, header, sealed, &mut state, &mut pending)?,
+            len: replay_segment(storage, header, sealed, &mut state, ids, &mut seen)?,
         };
     }
 
     let first_live = state.first_live();
+    for (number, problem) in headless {
+        // Of a segment that was given up the header is the first to go.
+        if number >= first_live {
+            return Err(damaged(storage, number, 0, problem));
+        }
+        discard.push(number);
+    }
     if before.number >= first_live.max(1) {
         return Err(OpenError::Missing {
             file: storage.name(before.number),
         });
     }
-    if let Some(number) = state.pending_before_first_live() {
+    if let Some(number) = state.live_before_first_live() {
         return Err(damaged(
             storage,
             number,
             0,
-            "given up by a later record with messages still pending",
+            "given up by a later record with messages that are still needed",
         ));
     }
     for (number, header) in &headers {
@@ -187,21 +244,21 @@ pub(super) fn recover(storage: &dyn Storage, window_ms: u64) -> Result<Recovered
         last = tip_header.previous;
     }
     Ok(Recovered {
+        pending: seen.pending(&state),
         state,
-        pending: pending.into_values().collect(),
         last,
         next_number,
         discard,
     })
 }
 
-/// The headers of all segments, and the files that were never finished.
-fn read_headers(
-    storage: &dyn Storage,
-    numbers: &[u64],
-) -> Result<(BTreeMap<u64, SegmentHeader>, Vec<u64>), OpenError> {
+/// The headers of all segments; the files without the header they should have, and what is there; and those that were
+/// never finished.
+type Headers = (BTreeMap<u64, SegmentHeader>, Vec<(u64, &'static str)>, Vec<u64>);
+
+fn read_headers(storage: &dyn Storage, numbers: &[u64]) -> Result<Headers, OpenError> {
     let mut headers = BTreeMap::new();
-    let mut unfinished = Vec::new();
+    let (mut headless, mut unfinished) = (Vec::new(), Vec::new());
     for number in numbers.iter().rev().copied() {
         if headers.is_empty() {
             // The newest one's end is trusted below, and a header that only the page cache has is none.
@@ -216,15 +273,15 @@ fn read_headers(
             HeaderBytes::Valid(header) if header.salt.number == number => {
                 headers.insert(number, header);
             }
-            HeaderBytes::Valid(_) => {
-                return Err(damaged(storage, number, 0, "a segment with another number"));
-            }
+            // A file that was to be another segment, and its new name is lost.
+            HeaderBytes::Valid(_) => headless.push((number, "a segment with another number")),
             HeaderBytes::Unfinished => {
-                let len = storage.len(number).map_err(io_error("read a segment's length"))?;
-                if len > SEGMENT_HEADER as u64 {
-                    return Err(damaged(storage, number, 0, "zeros where the header should be"));
+                let file = read_all(storage, number)?;
+                if holds_frames_of(number, &file) {
+                    headless.push((number, "zeros where the header should be"));
+                } else {
+                    unfinished.push(number);
                 }
-                unfinished.push(number);
             }
             HeaderBytes::Version(found) => {
                 return Err(OpenError::Version {
@@ -232,10 +289,17 @@ fn read_headers(
                     found,
                 });
             }
-            HeaderBytes::Bad => return Err(damaged(storage, number, 0, "not a segment header")),
+            HeaderBytes::Bad => {
+                let file = read_all(storage, number)?;
+                if may_be_torn(&bytes) && !holds_frames_of(number, &file) {
+                    unfinished.push(number);
+                } else {
+                    headless.push((number, "not a segment header"));
+                }
+            }
         }
     }
-    Ok((headers, unfinished))
+    Ok((headers, headless, unfinished))
 }
 
 /// Takes one segment in; says how far it is valid.
@@ -244,7 +308,8 @@ fn replay_segment(
     header: &SegmentHeader,
     sealed: Option<u64>,
     state: &mut State,
-    pending: &mut BTreeMap<Seq, Pending>,
+    ids: &mut Ids,
+    seen: &mut Seen,
 ) -> Result<u64, OpenError> {
     let number = header.salt.number;
     let file = read_all(storage, number)?;
@@ -255,44 +320,23 @@ fn replay_segment(
         commits_after: damage.frames_after,
         records_after: damage.records_after,
     })?;
-    if sealed.is_none() && end < file.len() {
-        let dropped = file.len() - end;
-        tracing::info!(
-            segment = number,
-            offset = end,
-            bytes = dropped,
-            "dropped the torn tail of the journal"
-        );
-    }
     state.never_reuse_below(header.next_seq);
     state.observe(header.newest_ms);
     state.add_segment(header.salt, file.len() as u64);
+    let sealed_through = ids.sealed_through();
     for frame in &frames {
         state.observe(frame.newest_ms);
-        state.apply(
-            number,
-            frame.records.iter().map(|(place, record)| (*place, record)),
-        );
-        for (_, record) in &frame.records {
-            match record {
-                Record::Accepted(entry) => {
-                    let message = Pending {
-                        seq: entry.seq,
-                        direction: entry.direction,
-                        channel: entry.channel,
-                        contact: entry.contact.to_owned(),
-                        accepted_at_ms: entry.accepted_at_ms,
-                    };
-                    pending.insert(entry.seq, message);
-                }
-                Record::Settled { seq, .. } => {
-                    pending.remove(seq);
-                }
-                Record::Trimmed { .. } => {}
+        for (place, record) in &frame.records {
+            state.apply(number, *place, record);
+            let Record::Accepted(entry) = record else { continue };
+            let head = &entry.head;
+            seen.push(head, state);
+            if head.is_new() && head.seq > sealed_through {
+                ids.insert(&head.dedup, head.born(), head.accepted_at_ms, head.seq);
             }
         }
     }
-    Ok(end as u64)
+    Ok(end)
 }
 
 fn read_all(storage: &dyn Storage, number: u64) -> Result<Vec<u8>, OpenError> {

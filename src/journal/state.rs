@@ -1,18 +1,45 @@
-//! What the journal knows in memory: where each pending message lies, which ids are remembered, what each segment
-//! holds. Pure; replay and the writer change it by the same function, so a restart knows what the writer knew.
+//! What the journal knows in memory: where each message lies that somebody still needs, and what each segment holds.
+//! Pure; replay and the writer change it by the same function, so a restart knows what the writer knew.
 //!
-//! Not for bytes or files: bodies stay on disk. Upholds law 2 (once per id) for as long as the window says.
+//! Not for bytes or files (bodies stay on disk) and not for remembered ids (`ids/`). Upholds law 4 (what a channel and
+//! an environment take of the journal is counted) and law 11: a message takes about 60 bytes here.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::format::{Accepted, Link, Place, Record, Salt};
-use super::{DedupKey, Direction, Outcome, Seq};
+use super::{Address, DeadLetter, Direction, Lane, Note, Outcome, Reference, Sent, Seq};
 
-/// Where a pending message lies.
-#[derive(Copy, Clone, Debug)]
+/// Where a message lies.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     pub segment: u64,
     pub place: Place,
+    /// The key that it is sealed with.
+    pub key: u32,
+}
+
+/// Why a message is kept.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It is to be delivered.
+    Pending,
+    /// It was given up.
+    DeadLetter,
+    /// It was sent to a user, and something may be reported of it.
+    Sent,
+}
+
+/// A message in memory: small, for there may be a million of them.
+#[derive(Copy, Clone, Debug)]
+struct Slot {
+    /// 2^32 segments of 64 MiB are 256 PiB.
+    segment: u32,
+    /// A segment and the one commit that may pass its limit stay below 4 GiB.
+    offset: u32,
+    len: u32,
+    key: u32,
+    book: u32,
+    kind: Kind,
     direction: Direction,
 }
 
@@ -22,69 +49,126 @@ pub(super) struct Segment {
     pub salt: Salt,
     /// Bytes that it takes on disk.
     pub bytes: u64,
-    /// Messages in it that are not settled.
+    /// Messages in it that somebody needs.
+    live: u64,
+    live_bytes: u64,
+    /// The highest number that was accepted in it.
+    last_seq: u64,
+}
+
+/// What one channel has in the journal.
+#[derive(Copy, Clone, Debug)]
+struct Book {
+    channel: [u8; 16],
+    environment: [u8; 8],
     pending: u64,
-    /// The newest time known when it was last written, ms.
-    newest_ms: u64,
+    pending_bytes: u64,
     dead_letters: u64,
 }
 
-/// Ids, each with its message and time; forgotten oldest first.
-#[derive(Debug, Default)]
-struct Remembered {
-    by_key: HashMap<DedupKey, (Seq, u64)>,
-    order: VecDeque<(DedupKey, u64)>,
+/// What one channel has in the journal, for metrics and status.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// The channel's UUID.
+    pub channel: [u8; 16],
+    /// Messages that are not settled.
+    pub pending: u64,
+    /// Bytes that they take on disk.
+    pub pending_bytes: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
 }
 
-impl Remembered {
-    fn insert(&mut self, key: DedupKey, seq: Seq, at_ms: u64) {
-        self.by_key.insert(key, (seq, at_ms));
-        self.order.push_back((key, at_ms));
+#[derive(Copy, Clone, Debug)]
+struct Dead {
+    at_ms: u64,
+    reason: u16,
+}
+
+/// Dead letters, oldest first, their reasons held once.
+#[derive(Debug, Default)]
+struct DeadLetters {
+    by_seq: HashMap<Seq, Dead>,
+    order: BTreeSet<(u64, Seq)>,
+    reasons: Vec<String>,
+}
+
+impl DeadLetters {
+    /// More reasons than there are words for would be a defect: they share one.
+    const REASONS: usize = 1024;
+
+    fn insert(&mut self, seq: Seq, at_ms: u64, reason: &str) {
+        self.remove(seq);
+        let known = self.reasons.iter().position(|known| known == reason);
+        let index = known.unwrap_or_else(|| {
+            if self.reasons.len() < Self::REASONS {
+                self.reasons.push(reason.to_owned());
+            }
+            self.reasons.len() - 1
+        });
+        let reason = u16::try_from(index).unwrap_or(u16::MAX);
+        self.by_seq.insert(seq, Dead { at_ms, reason });
+        self.order.insert((at_ms, seq));
     }
 
-    fn forget_before(&mut self, oldest_ms: u64) {
-        while let Some((key, at_ms)) = self
-            .order
-            .front()
-            .copied()
-            .filter(|(_, at_ms)| *at_ms < oldest_ms)
-        {
-            self.order.pop_front();
-            // Accepted again after its window, it has a later place in the queue, and that one counts.
-            if self
-                .by_key
-                .get(&key)
-                .is_some_and(|(_, latest_ms)| *latest_ms == at_ms)
-            {
-                self.by_key.remove(&key);
-            }
+    fn remove(&mut self, seq: Seq) {
+        if let Some(dead) = self.by_seq.remove(&seq) {
+            self.order.remove(&(dead.at_ms, seq));
         }
     }
+
+    fn reason(&self, dead: Dead) -> &str {
+        self.reasons
+            .get(usize::from(dead.reason))
+            .map_or("", String::as_str)
+    }
+}
+
+/// Sent messages by what the other side calls them; forgotten oldest first.
+#[derive(Debug, Default)]
+struct SentMessages {
+    by_reference: HashMap<Reference, Seq>,
+    by_seq: HashMap<Seq, (Reference, u64)>,
+    order: VecDeque<(u64, Seq)>,
 }
 
 /// The journal's memory.
 #[derive(Debug)]
 pub(super) struct State {
-    window_ms: u64,
-    pending: HashMap<Seq, Position>,
+    slots: HashMap<Seq, Slot>,
+    notes: HashMap<Seq, Note>,
+    dead: DeadLetters,
+    sent: SentMessages,
+    parked: HashSet<Lane>,
+    books: Vec<Book>,
+    book_of: HashMap<([u8; 16], [u8; 8]), u32>,
+    environments: HashMap<[u8; 8], u64>,
+    keys: HashMap<u32, u64>,
     pending_by_direction: [u64; 2],
-    remembered: Remembered,
     segments: BTreeMap<u64, Segment>,
     bytes: u64,
+    live_bytes: u64,
     next_seq: u64,
     newest_ms: u64,
     first_live: u64,
 }
 
 impl State {
-    pub fn new(window_ms: u64) -> Self {
+    pub fn new() -> Self {
         Self {
-            window_ms,
-            pending: HashMap::new(),
+            slots: HashMap::new(),
+            notes: HashMap::new(),
+            dead: DeadLetters::default(),
+            sent: SentMessages::default(),
+            parked: HashSet::new(),
+            books: Vec::new(),
+            book_of: HashMap::new(),
+            environments: HashMap::new(),
+            keys: HashMap::new(),
             pending_by_direction: [0; 2],
-            remembered: Remembered::default(),
             segments: BTreeMap::new(),
             bytes: 0,
+            live_bytes: 0,
             next_seq: 1,
             newest_ms: 0,
             first_live: 0,
@@ -96,9 +180,9 @@ impl State {
         let segment = Segment {
             salt,
             bytes,
-            pending: 0,
-            newest_ms: self.newest_ms,
-            dead_letters: 0,
+            live: 0,
+            live_bytes: 0,
+            last_seq: 0,
         };
         self.segments.insert(salt.number, segment);
         self.bytes += bytes;
@@ -119,49 +203,173 @@ impl State {
         }
     }
 
-    /// Takes in the records of one durable frame of `segment`.
-    pub fn apply<'a>(&mut self, segment: u64, records: impl IntoIterator<Item = (Place, &'a Record<'a>)>) {
-        for (place, record) in records {
-            match record {
-                Record::Accepted(entry) => self.accepted(segment, place, entry),
-                Record::Settled { seq, outcome } => self.settled(segment, *seq, outcome),
-                Record::Trimmed { first_live } => self.trimmed(*first_live),
+    /// Takes in one record of a durable frame of `segment`.
+    pub fn apply(&mut self, segment: u64, place: Place, record: &Record<'_>) {
+        match record {
+            Record::Accepted(entry) => self.accepted(segment, place, entry),
+            Record::Settled { seq, outcome, at_ms } => self.settled(*seq, outcome, *at_ms),
+            Record::Trimmed { first_live } => self.trimmed(*first_live),
+            Record::Noted { seq, note } => {
+                if self.slots.contains_key(seq) {
+                    self.notes.insert(*seq, *note);
+                }
             }
+            Record::Parked { lane, parked: true } => {
+                self.parked.insert(*lane);
+            }
+            Record::Parked { lane, parked: false } => {
+                self.parked.remove(lane);
+            }
+            Record::Erased => {}
         }
-        if let Some(segment) = self.segments.get_mut(&segment) {
-            segment.newest_ms = segment.newest_ms.max(self.newest_ms);
-        }
-        self.remembered
-            .forget_before(self.newest_ms.saturating_sub(self.window_ms));
     }
 
     fn accepted(&mut self, segment: u64, place: Place, entry: &Accepted<'_>) {
-        let position = Position {
-            segment,
-            place,
-            direction: entry.direction,
+        let head = &entry.head;
+        let (Ok(number), Ok(offset)) = (u32::try_from(segment), u32::try_from(place.offset)) else {
+            return;
         };
-        self.pending.insert(entry.seq, position);
-        self.pending_by_direction[index(entry.direction)] += 1;
+        // Written again: whatever it was kept for, it is kept for there.
+        let kind = self.take_out(head.seq).map_or(Kind::Pending, |slot| slot.kind);
+        let slot = Slot {
+            segment: number,
+            offset,
+            len: place.len,
+            key: head.key,
+            book: self.book(&head.address),
+            kind,
+            direction: head.address.direction,
+        };
         if let Some(segment) = self.segments.get_mut(&segment) {
-            segment.pending += 1;
+            segment.live += 1;
+            segment.live_bytes += u64::from(place.len);
+            segment.last_seq = segment.last_seq.max(head.seq.0);
         }
-        self.remembered
-            .insert(entry.dedup, entry.seq, entry.accepted_at_ms);
-        self.never_reuse_below(entry.seq.0.saturating_add(1));
-        self.observe(entry.accepted_at_ms);
+        self.live_bytes += u64::from(place.len);
+        if head.key != 0 {
+            *self.keys.entry(head.key).or_default() += 1;
+        }
+        self.slots.insert(head.seq, slot);
+        self.count(&slot, true);
+        self.never_reuse_below(head.seq.0.saturating_add(1));
+        self.observe(head.accepted_at_ms);
     }
 
-    fn settled(&mut self, segment: u64, seq: Seq, outcome: &Outcome) {
-        if let Some(position) = self.pending.remove(&seq) {
-            let count = &mut self.pending_by_direction[index(position.direction)];
+    fn book(&mut self, address: &Address) -> u32 {
+        let key = (address.channel, address.environment);
+        if let Some(index) = self.book_of.get(&key) {
+            return *index;
+        }
+        // Both directions of a channel have one book: a direction's bit beside its index would save nothing.
+        let index = u32::try_from(self.books.len()).unwrap_or(u32::MAX);
+        self.books.push(Book {
+            channel: address.channel,
+            environment: address.environment,
+            pending: 0,
+            pending_bytes: 0,
+            dead_letters: 0,
+        });
+        self.book_of.insert(key, index);
+        index
+    }
+
+    /// Counts a message in or out, by what it is kept for.
+    fn count(&mut self, slot: &Slot, more: bool) {
+        let Some(book) = self.books.get_mut(slot.book as usize) else {
+            return;
+        };
+        let add = |count: &mut u64, n: u64| {
+            *count = if more { *count + n } else { count.saturating_sub(n) };
+        };
+        let bytes = u64::from(slot.len);
+        match slot.kind {
+            Kind::Pending => {
+                add(&mut book.pending, 1);
+                add(&mut book.pending_bytes, bytes);
+                add(self.environments.entry(book.environment).or_default(), bytes);
+                add(&mut self.pending_by_direction[index(slot.direction)], 1);
+            }
+            Kind::DeadLetter => add(&mut book.dead_letters, 1),
+            Kind::Sent => {}
+        }
+    }
+
+    /// Takes a message out: its bytes are no longer needed where they are.
+    fn take_out(&mut self, seq: Seq) -> Option<Slot> {
+        let slot = self.slots.remove(&seq)?;
+        self.count(&slot, false);
+        if let Some(segment) = self.segments.get_mut(&u64::from(slot.segment)) {
+            segment.live = segment.live.saturating_sub(1);
+            segment.live_bytes = segment.live_bytes.saturating_sub(u64::from(slot.len));
+        }
+        self.live_bytes = self.live_bytes.saturating_sub(u64::from(slot.len));
+        if let Some(count) = self.keys.get_mut(&slot.key) {
             *count = count.saturating_sub(1);
-            if let Some(segment) = self.segments.get_mut(&position.segment) {
-                segment.pending = segment.pending.saturating_sub(1);
+            if *count == 0 {
+                self.keys.remove(&slot.key);
             }
         }
-        if let (Outcome::DeadLetter { .. }, Some(segment)) = (outcome, self.segments.get_mut(&segment)) {
-            segment.dead_letters += 1;
+        Some(slot)
+    }
+
+    /// Keeps a message for another reason from now on.
+    fn keep_as(&mut self, seq: Seq, kind: Kind) -> bool {
+        let Some(slot) = self.slots.get(&seq).copied() else {
+            return false;
+        };
+        self.count(&slot, false);
+        let slot = Slot { kind, ..slot };
+        self.slots.insert(seq, slot);
+        self.count(&slot, true);
+        true
+    }
+
+    fn settled(&mut self, seq: Seq, outcome: &Outcome, at_ms: u64) {
+        match outcome {
+            Outcome::DeadLetter { reason } => {
+                if self.keep_as(seq, Kind::DeadLetter) {
+                    self.dead.insert(seq, at_ms, reason);
+                }
+            }
+            Outcome::Delivered {
+                reference: Some(reference),
+            } => {
+                self.dead.remove(seq);
+                if self.keep_as(seq, Kind::Sent) {
+                    self.notes.remove(&seq);
+                    self.sent.by_reference.insert(*reference, seq);
+                    // Said once more by what was written again: its place in the order is the first one.
+                    if self.sent.by_seq.insert(seq, (*reference, at_ms)).is_none() {
+                        self.sent.order.push_back((at_ms, seq));
+                    }
+                }
+            }
+            Outcome::Delivered { reference: None } | Outcome::Dropped { .. } => self.forget(seq),
+        }
+    }
+
+    fn forget(&mut self, seq: Seq) {
+        self.take_out(seq);
+        self.notes.remove(&seq);
+        self.dead.remove(seq);
+    }
+
+    /// Forgets sent messages: those of before `oldest_ms`, and the oldest beyond `max`.
+    pub fn forget_sent(&mut self, oldest_ms: u64, max: usize) {
+        while let Some((at_ms, seq)) = self.sent.order.front().copied() {
+            if at_ms >= oldest_ms && self.sent.order.len() <= max {
+                break;
+            }
+            self.sent.order.pop_front();
+            if let Some((reference, _)) = self.sent.by_seq.remove(&seq)
+                // Two messages under one reference: the younger one has it.
+                && self.sent.by_reference.get(&reference) == Some(&seq)
+            {
+                self.sent.by_reference.remove(&reference);
+            }
+            if self.kind(seq) == Some(Kind::Sent) {
+                self.forget(seq);
+            }
         }
     }
 
@@ -191,46 +399,165 @@ impl State {
         seq
     }
 
-    /// The message that this id was accepted as, if it is remembered.
-    pub fn duplicate_of(&self, key: &DedupKey) -> Option<Seq> {
-        let oldest_ms = self.newest_ms.saturating_sub(self.window_ms);
-        self.remembered
-            .by_key
-            .get(key)
-            .filter(|(_, at_ms)| *at_ms >= oldest_ms)
-            .map(|(seq, _)| *seq)
-    }
-
-    /// The first segment to keep, if segments in front of it are settled and older than the window. `last` is the
-    /// end of the chain and always stays.
-    pub fn trimmable(&self, last: Link) -> Option<u64> {
+    /// The first segment to keep, if nobody needs what is in front of it: nothing in there is live, and its ids, up to
+    /// `ids_through`, are remembered elsewhere. `last` is the end of the chain and always stays.
+    pub fn trimmable(&self, last: Link, ids_through: Seq) -> Option<u64> {
         let done = self
             .segments
             .iter()
             .take_while(|(number, segment)| {
-                let age_ms = self.newest_ms.saturating_sub(segment.newest_ms);
-                **number < last.number && segment.pending == 0 && age_ms > self.window_ms
+                **number < last.number && segment.live == 0 && segment.last_seq <= ids_through.0
             })
             .last()?;
         Some(done.0 + 1)
     }
 
+    /// The oldest segment, if writing what is live in it again gives space back: it stands in front of garbage that is
+    /// at least half of all, or the journal is about to be full and a quarter of the segment is garbage.
+    pub fn to_evacuate(&self, tip: u64, segment_bytes: u64, max_bytes: u64) -> Option<u64> {
+        let (number, oldest) = self.segments.first_key_value()?;
+        if *number >= tip || oldest.live == 0 {
+            return None;
+        }
+        let mostly_garbage = self.bytes > segment_bytes.saturating_mul(4) && self.live_bytes < self.bytes / 2;
+        let nearly_full =
+            self.nearly_full(segment_bytes, max_bytes) && oldest.live_bytes < oldest.bytes / 4 * 3;
+        (mostly_garbage || nearly_full).then_some(*number)
+    }
+
+    /// Whether there is room for two segments at most.
+    pub fn nearly_full(&self, segment_bytes: u64, max_bytes: u64) -> bool {
+        self.bytes.saturating_add(segment_bytes.saturating_mul(2)) > max_bytes
+    }
+
+    /// Whether anything that is live is sealed with this key.
+    pub fn needs_key(&self, key: u32) -> bool {
+        self.keys.contains_key(&key)
+    }
+
     pub fn position(&self, seq: Seq) -> Option<(Position, Salt)> {
-        let position = self.pending.get(&seq)?;
-        Some((*position, self.segments.get(&position.segment)?.salt))
+        let slot = self.slots.get(&seq)?;
+        let position = Position {
+            segment: u64::from(slot.segment),
+            place: Place {
+                offset: u64::from(slot.offset),
+                len: slot.len,
+            },
+            key: slot.key,
+        };
+        Some((position, self.segments.get(&position.segment)?.salt))
+    }
+
+    pub fn kind(&self, seq: Seq) -> Option<Kind> {
+        self.slots.get(&seq).map(|slot| slot.kind)
     }
 
     pub fn is_pending(&self, seq: Seq) -> bool {
-        self.pending.contains_key(&seq)
+        self.kind(seq) == Some(Kind::Pending)
     }
 
-    /// A pending message in a segment that a later record calls no longer needed: only damage can do this.
-    pub fn pending_before_first_live(&self) -> Option<u64> {
-        self.pending
+    pub fn note(&self, seq: Seq) -> Note {
+        self.notes.get(&seq).copied().unwrap_or_default()
+    }
+
+    /// What has to be said of a message beside itself when it is written again.
+    pub fn aftermath(&self, seq: Seq) -> Vec<Record<'static>> {
+        let mut records = Vec::new();
+        if let Some(note) = self.notes.get(&seq) {
+            records.push(Record::Noted { seq, note: *note });
+        }
+        if let Some(dead) = self.dead.by_seq.get(&seq) {
+            let reason = self.dead.reason(*dead).to_owned();
+            let outcome = Outcome::DeadLetter { reason };
+            records.push(Record::Settled {
+                seq,
+                outcome,
+                at_ms: dead.at_ms,
+            });
+        }
+        if let Some((reference, at_ms)) = self.sent.by_seq.get(&seq) {
+            let outcome = Outcome::Delivered {
+                reference: Some(*reference),
+            };
+            records.push(Record::Settled {
+                seq,
+                outcome,
+                at_ms: *at_ms,
+            });
+        }
+        records
+    }
+
+    /// What was sent under this reference.
+    pub fn sent(&self, reference: &Reference) -> Option<Sent> {
+        let seq = *self.sent.by_reference.get(reference)?;
+        let (_, at_ms) = *self.sent.by_seq.get(&seq)?;
+        Some(Sent { seq, at_ms })
+    }
+
+    /// All dead letters, oldest first.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        let one = |(at_ms, seq): &(u64, Seq)| {
+            let dead = self.dead.by_seq.get(seq)?;
+            Some(DeadLetter {
+                seq: *seq,
+                reason: self.dead.reason(*dead).to_owned(),
+                at_ms: *at_ms,
+            })
+        };
+        self.dead.order.iter().filter_map(one).collect()
+    }
+
+    /// Dead letters of before `ms`, oldest first, at most so many.
+    pub fn dead_before(&self, ms: u64, most: usize) -> Vec<Seq> {
+        let old = self.dead.order.iter().take_while(|(at_ms, _)| *at_ms < ms);
+        old.take(most).map(|(_, seq)| *seq).collect()
+    }
+
+    /// The lanes that are parked.
+    pub fn parked(&self) -> impl Iterator<Item = Lane> {
+        self.parked.iter().copied()
+    }
+
+    /// What a channel's unsettled messages take, in bytes, and those of its environment.
+    pub fn taken(&self, channel: [u8; 16], environment: [u8; 8]) -> (u64, u64) {
+        let book = self.book_of.get(&(channel, environment));
+        let book = book.and_then(|index| self.books.get(*index as usize));
+        (
+            book.map_or(0, |book| book.pending_bytes),
+            self.environments.get(&environment).copied().unwrap_or_default(),
+        )
+    }
+
+    /// What each channel has that has anything.
+    pub fn backlogs(&self) -> Vec<Backlog> {
+        let some = self
+            .books
+            .iter()
+            .filter(|book| book.pending + book.dead_letters > 0);
+        some.map(|book| Backlog {
+            channel: book.channel,
+            pending: book.pending,
+            pending_bytes: book.pending_bytes,
+            dead_letters: book.dead_letters,
+        })
+        .collect()
+    }
+
+    /// A message that somebody needs in a segment that a later record calls no longer needed: only damage can do this.
+    pub fn live_before_first_live(&self) -> Option<u64> {
+        self.slots
             .values()
-            .map(|position| position.segment)
+            .filter(|slot| slot.kind != Kind::Sent)
+            .map(|slot| u64::from(slot.segment))
             .filter(|segment| *segment < self.first_live)
             .min()
+    }
+
+    /// The segments in which something is live, ascending.
+    pub fn live_segments(&self) -> Vec<u64> {
+        let live = self.segments.iter().filter(|(_, segment)| segment.live > 0);
+        live.map(|(number, _)| *number).collect()
     }
 
     /// Numbers of the segments held, ascending.
@@ -238,16 +565,24 @@ impl State {
         self.segments.keys().copied()
     }
 
+    pub fn salt(&self, segment: u64) -> Option<Salt> {
+        self.segments.get(&segment).map(|segment| segment.salt)
+    }
+
     pub fn pending_in(&self, direction: Direction) -> u64 {
         self.pending_by_direction[index(direction)]
     }
 
-    pub fn dead_letters(&self) -> u64 {
-        self.segments.values().map(|segment| segment.dead_letters).sum()
+    pub fn dead_letter_count(&self) -> u64 {
+        self.dead.by_seq.len() as u64
     }
 
-    pub fn remembered_ids(&self) -> u64 {
-        self.remembered.by_key.len() as u64
+    pub fn sent_count(&self) -> u64 {
+        self.sent.by_seq.len() as u64
+    }
+
+    pub fn parked_count(&self) -> u64 {
+        self.parked.len() as u64
     }
 
     pub fn segment_count(&self) -> u64 {
@@ -256,6 +591,10 @@ impl State {
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
     }
 
     pub fn next_seq(&self) -> u64 {

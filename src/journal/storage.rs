@@ -7,6 +7,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Advice, fadvise};
 
@@ -16,13 +17,16 @@ pub(super) trait Storage: Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<u64>>;
     /// At most `len` bytes from `offset` on, fewer where the file ends.
     fn read(&self, number: u64, offset: u64, len: usize) -> io::Result<Vec<u8>>;
-    /// The file's length in bytes.
-    fn len(&self, number: u64) -> io::Result<u64>;
     /// Makes what the file holds durable, then forgets what is only cached: after a failed sync the page cache
     /// shows bytes that the disk does not have.
     fn secure(&self, number: u64) -> io::Result<()>;
-    /// Creates a file that must not exist yet.
-    fn create(&self, number: u64) -> io::Result<Box<dyn SegmentFile>>;
+    /// Creates a file that must not exist yet; also the bytes it has already. It takes the one that was made ready, if
+    /// there is one: its first bytes, as many as a header has, are zeros; behind them stands anything.
+    fn create(&self, number: u64) -> io::Result<(Box<dyn SegmentFile>, u64)>;
+    /// Makes a file of so many bytes ready for [`Storage::create`], if there is none. Slow.
+    fn prepare(&self, bytes: u64) -> io::Result<()>;
+    /// A file is no longer needed: it is made ready for [`Storage::create`], or removed. Slow.
+    fn retire(&self, number: u64) -> io::Result<()>;
     /// Makes creations durable.
     fn sync_directory(&self) -> io::Result<()>;
     /// Removes a file; one that is gone already is no error.
@@ -51,7 +55,16 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 pub(super) struct Directory {
     path: PathBuf,
     handle: File,
+    /// Held while a name of [`Directory::spare`] changes hands.
+    spares: Mutex<()>,
 }
+
+/// Files that wait to be segments: one to be used next, one for the full disk on which only settling goes on.
+const SPARES: usize = 2;
+/// What of a file is made zero before it waits: more than a header, so that nothing of the segment it was looks like one.
+const BLANK: [u8; 4096] = [0; 4096];
+/// Zeros are written in pieces of this many bytes.
+const ZEROS: usize = 1 << 20;
 
 /// Held while a journal is open; dropping it lets the next one in.
 pub(super) struct DirectoryLock {
@@ -93,8 +106,32 @@ impl Directory {
         let directory = Self {
             path: path.to_owned(),
             handle: File::open(path)?,
+            spares: Mutex::default(),
         };
+        // What a crash left half ready.
+        let _ = std::fs::remove_file(directory.unready());
         Ok((directory, DirectoryLock { _file: lock }))
+    }
+}
+
+impl Directory {
+    fn spare(&self, index: usize) -> PathBuf {
+        self.path.join(format!("spare-{index}"))
+    }
+
+    fn unready(&self) -> PathBuf {
+        self.path.join("spare.new")
+    }
+
+    fn spares(&self) -> MutexGuard<'_, ()> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A name for one more file that is ready, if there are too few.
+    fn wanted(&self) -> Option<PathBuf> {
+        (0..SPARES)
+            .map(|index| self.spare(index))
+            .find(|path| !path.exists())
     }
 }
 
@@ -123,10 +160,6 @@ impl Storage for Directory {
         Ok(bytes)
     }
 
-    fn len(&self, number: u64) -> io::Result<u64> {
-        Ok(std::fs::metadata(self.name(number))?.len())
-    }
-
     fn secure(&self, number: u64) -> io::Result<()> {
         // Opened for writing: some file systems refuse to sync a read-only handle.
         let file = OpenOptions::new().write(true).open(self.name(number))?;
@@ -136,13 +169,74 @@ impl Storage for Directory {
         Ok(())
     }
 
-    fn create(&self, number: u64) -> io::Result<Box<dyn SegmentFile>> {
+    fn create(&self, number: u64) -> io::Result<(Box<dyn SegmentFile>, u64)> {
+        let name = self.name(number);
+        let _changing = self.spares();
+        let ready = (0..SPARES)
+            .map(|index| self.spare(index))
+            .find(|spare| !name.exists() && std::fs::rename(spare, &name).is_ok());
         let file = OpenOptions::new()
-            .create_new(true)
+            .create_new(ready.is_none())
             .write(true)
             .mode(0o600)
-            .open(self.name(number))?;
-        Ok(Box::new(file))
+            .open(&name)?;
+        let allocated = file.metadata()?.len();
+        Ok((Box::new(file), allocated))
+    }
+
+    fn prepare(&self, bytes: u64) -> io::Result<()> {
+        // Nobody else makes one ready at the same time: the lock is for the moment of the name alone.
+        if self.wanted().is_none() {
+            return Ok(());
+        }
+        let unready = self.unready();
+        let fill = || {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .open(&unready)?;
+            // Written, and not only reserved: an unwritten extent would put metadata into every sync.
+            let zeros = vec![0; ZEROS];
+            let mut at = 0;
+            while at < bytes {
+                let piece = usize::try_from(bytes - at).unwrap_or(ZEROS).min(ZEROS);
+                FileExt::write_all_at(&file, &zeros[..piece], at)?;
+                at += piece as u64;
+                // In pieces as well: one sync of 64 MiB would stand in the way of a commit's.
+                file.sync_data()?;
+            }
+            file.sync_all()
+        };
+        if let Err(error) = fill() {
+            let _ = std::fs::remove_file(&unready);
+            return Err(error);
+        }
+        let _changing = self.spares();
+        match self.wanted() {
+            Some(spare) => std::fs::rename(&unready, spare),
+            None => std::fs::remove_file(&unready),
+        }
+    }
+
+    fn retire(&self, number: u64) -> io::Result<()> {
+        let name = self.name(number);
+        if self.wanted().is_none() {
+            return self.remove(number);
+        }
+        let file = OpenOptions::new().write(true).open(&name)?;
+        if file.metadata()?.len() < BLANK.len() as u64 {
+            return self.remove(number);
+        }
+        FileExt::write_all_at(&file, &BLANK, 0)?;
+        // Before it has another name: a segment's header under a number that is not its own looks like damage.
+        file.sync_data()?;
+        let _changing = self.spares();
+        match self.wanted() {
+            Some(spare) => std::fs::rename(name, spare),
+            None => std::fs::remove_file(name),
+        }
     }
 
     fn sync_directory(&self) -> io::Result<()> {

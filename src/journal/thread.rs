@@ -1,19 +1,20 @@
-//! The writer's thread: gathers commands into groups, and removes old segments beside it.
+//! The writer's thread: gathers commands into groups. Beside it the keeper's, which does what must not stand in the
+//! way of a commit.
 //!
-//! Not for what a commit does (`writer.rs`). Upholds law 4 in small: one sync serves every caller that waits, and
-//! removing a 64 MiB file, which takes tens of milliseconds, never stands in the way of a commit.
+//! Not for what a commit does (`writer.rs`) or what is kept (`keeper.rs`). Upholds law 4 in small: one sync serves every
+//! caller that waits.
 
 use std::io;
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{Receiver, WeakSender};
 use tokio::sync::oneshot;
 
 use super::group::Command;
-use super::storage::Storage;
-use super::writer::Writer;
+use super::keeper::Keeper;
+use super::writer::{Chores, Writer};
 
 /// A group is closed at this many commands or bytes of bodies, so that nobody waits for an endless one.
 const GROUP_COMMANDS: usize = 1024;
@@ -23,6 +24,9 @@ const GATHER_COMMANDS: usize = 256;
 /// The gather sleeps in slices: cheaper than waking for every arrival.
 const GATHER_SLICE: Duration = Duration::from_micros(500);
 
+/// How often the keeper looks whether time alone has changed anything.
+const KEEPER_ROUND: Duration = Duration::from_secs(10);
+
 /// What goes through the queue.
 pub(super) enum Job {
     Command(Command),
@@ -30,22 +34,26 @@ pub(super) enum Job {
     Close(oneshot::Sender<()>),
 }
 
-/// Starts the writer's thread. `held` is dropped at its end: the directory's lock.
+/// Starts the threads of the writer and the keeper. `held` is dropped at their end: the directory's lock.
 pub(super) fn spawn(
     writer: Writer,
-    storage: Arc<dyn Storage>,
+    keeper: Keeper,
     queue: Receiver<Job>,
+    sender: WeakSender<Job>,
     gather: Duration,
     held: impl Send + 'static,
 ) -> io::Result<()> {
-    let (remover, removals) = Remover::spawn(storage)?;
+    let (chores, to_do) = mpsc::channel();
+    let keeper = thread::Builder::new()
+        .name("journal-keeper".to_owned())
+        .spawn(move || keep(keeper, &to_do, &sender))?;
     thread::Builder::new()
         .name("journal-writer".to_owned())
         .spawn(move || {
-            let closed = run(writer, queue, gather, &removals);
-            drop(removals);
-            // It must not remove files of a directory that somebody else has opened.
-            let _ = remover.join();
+            let closed = run(writer, queue, gather, &chores);
+            drop(chores);
+            // It must not touch files of a directory that somebody else has opened.
+            let _ = keeper.join();
             drop(held);
             if let Some(closed) = closed {
                 let _ = closed.send(());
@@ -58,10 +66,17 @@ fn run(
     mut writer: Writer,
     mut queue: Receiver<Job>,
     gather: Duration,
-    removals: &mpsc::Sender<u64>,
+    chores: &mpsc::Sender<Chores>,
 ) -> Option<oneshot::Sender<()>> {
     let mut last_group = 0;
-    while let Some(job) = queue.blocking_recv() {
+    loop {
+        let job = match queue.try_recv() {
+            Ok(job) => job,
+            Err(_) => {
+                writer.mark();
+                queue.blocking_recv()?
+            }
+        };
         let mut group = Filling::default();
         group.push(job);
         group.drain(&mut queue);
@@ -77,14 +92,39 @@ fn run(
             }
         }
         last_group = group.commands.len();
-        for number in writer.commit(group.commands) {
-            let _ = removals.send(number);
+        let to_do = writer.commit(group.commands);
+        if !to_do.is_empty() {
+            let _ = chores.send(to_do);
         }
         if let Some(closed) = group.close {
+            writer.mark();
             return Some(closed);
         }
     }
-    None
+}
+
+/// Does what is to be done, as it comes up and from time to time. It asks the writer like any caller, but keeps no
+/// journal open by that.
+fn keep(mut keeper: Keeper, to_do: &mpsc::Receiver<Chores>, sender: &WeakSender<Job>) {
+    let mut ask = |command| {
+        if let Some(sender) = sender.upgrade() {
+            let _ = sender.blocking_send(Job::Command(command));
+        }
+    };
+    // At once: the first segment was started before anything was made ready.
+    let mut wait = Duration::ZERO;
+    loop {
+        let chores = match to_do.recv_timeout(wait) {
+            Ok(chores) => chores,
+            Err(RecvTimeoutError::Timeout) => {
+                ask(Command::Tick);
+                Chores::default()
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        wait = KEEPER_ROUND;
+        keeper.round(chores, &mut ask);
+    }
 }
 
 #[derive(Default)]
@@ -100,7 +140,7 @@ impl Filling {
             Job::Close(reply) => self.close = Some(reply),
             Job::Command(command) => {
                 if let Command::Append { entries, .. } = &command {
-                    self.bytes += entries.iter().map(|entry| entry.body.len()).sum::<usize>();
+                    self.bytes += entries.iter().map(|entry| entry.content.len()).sum::<usize>();
                 }
                 self.commands.push(command);
             }
@@ -116,24 +156,5 @@ impl Filling {
             let Ok(job) = queue.try_recv() else { return };
             self.push(job);
         }
-    }
-}
-
-struct Remover;
-
-impl Remover {
-    fn spawn(storage: Arc<dyn Storage>) -> io::Result<(JoinHandle<()>, mpsc::Sender<u64>)> {
-        let (sender, numbers) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("journal-remover".to_owned())
-            .spawn(move || {
-                for number in numbers {
-                    if let Err(error) = storage.remove(number) {
-                        // The next opening removes it.
-                        tracing::warn!(segment = number, %error, "an old segment could not be removed");
-                    }
-                }
-            })?;
-        Ok((thread, sender))
     }
 }

@@ -9,35 +9,60 @@ use bytes::Bytes;
 
 /// The longest contact, in bytes.
 pub const MAX_CONTACT_BYTES: usize = 64;
-/// The longest reference of a delivery that is kept, in bytes; a longer one is cut.
-pub const MAX_REFERENCE_BYTES: usize = 256;
+/// The longest trace that is kept with a message, in bytes; a longer one is left out.
+pub const MAX_TRACE_BYTES: usize = 200;
 /// The longest reason of a dead letter that is kept, in bytes; a longer one is cut.
 pub const MAX_REASON_BYTES: usize = 64;
 
 /// Limits and times of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// A segment file that has reached this many bytes takes no further commit. One commit may pass it.
+    /// The size of a segment file, in bytes; it is given to the file before it is used. A commit that does not fit
+    /// starts the next one; a commit larger than this has one of its own.
     pub segment_bytes: u64,
-    /// Bytes on disk beyond which [`Journal::append`](super::Journal::append) answers [`AppendError::Full`](super::AppendError::Full). Settling goes on.
+    /// Whether the next segment is made ready in advance, off the path of a commit.
+    pub preallocate: bool,
+    /// Bytes of segment files beyond which [`Journal::append`](super::Journal::append) answers [`AppendError::Full`](super::AppendError::Full). Settling goes on.
     pub max_bytes: u64,
+    /// What one channel's unsettled messages may take of [`Options::max_bytes`], in percent.
+    pub channel_share: u8,
+    /// What one environment's unsettled messages may take of [`Options::max_bytes`], in percent.
+    pub environment_share: u8,
     /// The largest body, in bytes. A batch may hold four times as much, and always 1 MiB.
     pub max_body_bytes: usize,
-    /// How long an id is remembered after its `accepted_at_ms`.
+    /// How long an id is remembered after the time it is filed under.
     pub dedup_window: Duration,
+    /// How long a message that was sent to a user is kept for what WhatsApp reports of it later, at most.
+    pub sent_retention: Duration,
+    /// How many such messages are kept at most; beyond it the oldest are forgotten first.
+    pub sent_max: usize,
+    /// How long a dead letter is kept.
+    pub dead_letter_retention: Duration,
+    /// How long after its day the key of a day's bodies is destroyed, at the latest; what still needs it is written
+    /// again under a younger key before.
+    pub body_retention: Duration,
     /// How long a commit waits for company, and only while the last one held more than one command.
     pub gather: Duration,
     /// Commands that may wait for the writer; more callers wait in [`Journal::append`](super::Journal::append). At least 1.
     pub queue: usize,
 }
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl Default for Options {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
+            preallocate: true,
             max_bytes: 8 << 30,
+            channel_share: 10,
+            environment_share: 50,
             max_body_bytes: 5 << 20,
-            dedup_window: Duration::from_secs(7 * 24 * 60 * 60),
+            dedup_window: DAY * 7,
+            sent_retention: DAY,
+            sent_max: 50_000,
+            dead_letter_retention: DAY * 7,
+            body_retention: DAY,
             gather: Duration::from_millis(1),
             queue: 1024,
         }
@@ -50,6 +75,11 @@ impl Options {
         (self.max_body_bytes as u64)
             .saturating_mul(4)
             .clamp(1 << 20, 1 << 30)
+    }
+
+    pub(super) fn share(&self, percent: u8) -> u64 {
+        // Divided first: no overflow, and a limit is no place for the last byte.
+        (self.max_bytes / 100).saturating_mul(u64::from(percent.min(100)))
     }
 }
 
@@ -77,21 +107,73 @@ impl fmt::Debug for DedupKey {
     }
 }
 
-/// A message to accept.
-#[derive(Clone)]
-pub struct NewEntry {
-    /// Which way it goes.
+/// A keyed digest of a contact: what tells conversations apart without knowing anybody's number.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, PartialOrd, Ord)]
+pub struct ContactKey(pub [u8; 16]);
+
+/// What a reply answers: the digest of the activity id that a user's message is given to Aura under.
+#[derive(Copy, Clone, Eq, PartialEq, Hash)]
+pub struct RequestId(pub [u8; 16]);
+
+impl fmt::Display for ContactKey {
+    /// As contacts are told of in logs: the first six bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ContactKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ContactKey({self})")
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RequestId({:02x}{:02x}…)", self.0[0], self.0[1])
+    }
+}
+
+/// The digest of the other side's id of a message that it took.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub struct Reference(pub [u8; 16]);
+
+/// Which way a message goes, and for whom.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub struct Address {
+    /// Which way.
     pub direction: Direction,
     /// The channel's UUID.
     pub channel: [u8; 16],
+    /// The digest of the environment's name.
+    pub environment: [u8; 8],
+    /// The tag of the resource that it was accepted for (environment and namespace): it stays with that resource.
+    pub tag: [u8; 6],
+    /// The user at the other end.
+    pub contact: ContactKey,
+}
+
+/// A message to accept.
+#[derive(Clone)]
+pub struct NewEntry {
+    /// Which way it goes, and for whom.
+    pub address: Address,
     /// The user at the other end, at most [`MAX_CONTACT_BYTES`].
     pub contact: String,
     /// What makes it the same message when it comes again.
     pub dedup: DedupKey,
+    /// The message's own time, ms since the epoch: the same each time it comes. `None` where it has none.
+    pub born_ms: Option<u64>,
     /// When it was accepted, ms since the epoch.
     pub accepted_at_ms: u64,
+    /// The request that it is, or answers.
+    pub request: Option<RequestId>,
+    /// The trace it belongs to, at most [`MAX_TRACE_BYTES`]; empty for none.
+    pub trace: String,
     /// The message, at most [`Options::max_body_bytes`].
     pub body: Bytes,
+    /// Why it is a dead letter from the start, never to be delivered; `None` as a rule.
+    pub set_aside: Option<&'static str>,
 }
 
 /// What came of one entry of [`Journal::append`](super::Journal::append).
@@ -103,36 +185,95 @@ pub enum Appended {
     Duplicate(Seq),
 }
 
-/// A pending message with its body.
+/// A message with its body.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its number.
     pub seq: Seq,
-    /// Which way it goes.
-    pub direction: Direction,
-    /// The channel's UUID.
-    pub channel: [u8; 16],
+    /// Which way it goes, and for whom.
+    pub address: Address,
     /// The user at the other end.
     pub contact: String,
     /// When it was accepted, ms since the epoch.
     pub accepted_at_ms: u64,
+    /// The request that it is, or answers.
+    pub request: Option<RequestId>,
+    /// The trace it belongs to; empty for none.
+    pub trace: String,
+    /// What is known of attempts to deliver it.
+    pub note: Note,
+    /// Whether it is a dead letter that somebody sent on its way again.
+    pub replayed: bool,
     /// The message.
     pub body: Bytes,
 }
 
-/// A message that was accepted and not settled when the journal was opened.
-#[derive(Clone, PartialEq, Eq)]
+/// A message that was accepted and is not settled.
+#[derive(Copy, Clone, PartialEq, Eq)]
 pub struct Pending {
     /// Its number.
     pub seq: Seq,
-    /// Which way it goes.
+    /// Which way it goes, and for whom.
+    pub address: Address,
+    /// When it was accepted, ms since the epoch.
+    pub accepted_at_ms: u64,
+    /// The request that it is, or answers.
+    pub request: Option<RequestId>,
+    /// What is known of attempts to deliver it.
+    pub note: Note,
+}
+
+/// What outlives a restart of the attempts to deliver a message.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// Attempts that counted.
+    pub attempts: u32,
+    /// Parts of it that the other side has.
+    pub parts: u16,
+    /// An attempt was written and got no answer: the other side may have it.
+    pub unknown: bool,
+}
+
+/// One direction of one conversation of one channel.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub struct Lane {
+    /// Which way.
     pub direction: Direction,
     /// The channel's UUID.
     pub channel: [u8; 16],
     /// The user at the other end.
-    pub contact: String,
-    /// When it was accepted, ms since the epoch.
-    pub accepted_at_ms: u64,
+    pub contact: ContactKey,
+}
+
+impl Address {
+    /// Its lane.
+    pub fn lane(&self) -> Lane {
+        Lane {
+            direction: self.direction,
+            channel: self.channel,
+            contact: self.contact,
+        }
+    }
+}
+
+/// A dead letter, without its body.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeadLetter {
+    /// Its number.
+    pub seq: Seq,
+    /// Why it was given up.
+    pub reason: String,
+    /// When, ms since the epoch.
+    pub at_ms: u64,
+}
+
+/// A message that a user was sent, as far as it is known for what WhatsApp reports of it later.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// Its number: [`Journal::read`](super::Journal::read) gives its body.
+    pub seq: Seq,
+    /// When it was sent, ms since the epoch.
+    pub at_ms: u64,
 }
 
 /// Contacts and bodies are personal: debug output never shows them (law 6).
@@ -147,9 +288,9 @@ macro_rules! debug_without_content {
 }
 
 debug_without_content! {
-    NewEntry { direction, dedup, accepted_at_ms }
-    Entry { seq, direction, accepted_at_ms }
-    Pending { seq, direction, accepted_at_ms }
+    NewEntry { dedup, accepted_at_ms }
+    Entry { seq, accepted_at_ms }
+    Pending { seq, accepted_at_ms }
 }
 
 /// How a message ended.
@@ -157,11 +298,16 @@ debug_without_content! {
 pub enum Outcome {
     /// The other side took it.
     Delivered {
-        /// The other side's id for it, cut at [`MAX_REFERENCE_BYTES`].
-        reference: Option<String>,
+        /// What the other side calls it, by digest, if what it reports later is to be told apart.
+        reference: Option<Reference>,
     },
-    /// It was set aside for good.
+    /// It was given up and is kept for a person.
     DeadLetter {
+        /// A word for why, cut at [`MAX_REASON_BYTES`].
+        reason: String,
+    },
+    /// It is gone: a person dropped it, or its time as a dead letter was over.
+    Dropped {
         /// A word for why, cut at [`MAX_REASON_BYTES`].
         reason: String,
     },
@@ -169,20 +315,17 @@ pub enum Outcome {
 
 impl Outcome {
     pub(super) fn cut(self) -> Self {
-        fn cut(mut text: String, limit: usize) -> String {
-            let end = (0..=limit.min(text.len()))
+        fn cut(mut text: String) -> String {
+            let end = (0..=MAX_REASON_BYTES.min(text.len()))
                 .rev()
                 .find(|end| text.is_char_boundary(*end));
             text.truncate(end.unwrap_or_default());
             text
         }
         match self {
-            Self::Delivered { reference } => Self::Delivered {
-                reference: reference.map(|text| cut(text, MAX_REFERENCE_BYTES)),
-            },
-            Self::DeadLetter { reason } => Self::DeadLetter {
-                reason: cut(reason, MAX_REASON_BYTES),
-            },
+            Self::Delivered { .. } => self,
+            Self::DeadLetter { reason } => Self::DeadLetter { reason: cut(reason) },
+            Self::Dropped { reason } => Self::Dropped { reason: cut(reason) },
         }
     }
 }
@@ -196,20 +339,30 @@ pub struct Stats {
     pub pending_to_kernel: u64,
     /// Bytes of all segment files.
     pub bytes_on_disk: u64,
+    /// Bytes of them that something still needs.
+    pub live_bytes: u64,
     /// Number of segment files.
     pub segments: u64,
     /// Ids remembered.
     pub dedup_ids: u64,
-    /// Dead letters recorded in the segments held.
+    /// Dead letters that are kept.
     pub dead_letters: u64,
+    /// Sent messages that are kept for what is reported of them.
+    pub sent: u64,
+    /// Lanes that are parked.
+    pub parked: u64,
+    /// Keys of bodies that are held.
+    pub body_keys: u64,
     /// Commits since the journal was opened.
     pub commits: u64,
-    /// Records (messages and outcomes) in these commits.
+    /// Records (messages, outcomes and notes) in these commits.
     pub committed_records: u64,
     /// Commits that failed since the journal was opened.
     pub failed_commits: u64,
     /// How long the last sync took.
     pub last_sync: Duration,
+    /// Whether the last commit failed: nothing is accepted until one succeeds.
+    pub failing: bool,
 }
 
 #[derive(Copy, Clone, Debug, Default)]
@@ -218,4 +371,5 @@ pub(super) struct Counters {
     pub committed_records: u64,
     pub failed_commits: u64,
     pub last_sync: Duration,
+    pub failing: bool,
 }

@@ -8,17 +8,22 @@
 //! syncing it again proves nothing: the kernel may have dropped the pages and reported the error already.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::format::{Link, Place, Record, SEGMENT_HEADER, Salt, SegmentHeader, encode_frame};
-use super::group::{Command, Group, Staged};
+use super::clock::ExpiryClock;
+use super::format::{
+    Accepted, FRAME_OVERHEAD, Link, Part, Place, Record, SEGMENT_HEADER, Salt, SegmentHeader, encode_frame,
+};
+use super::group::{Command, Group, Known, Room, Staged};
+use super::ids::{self, Frozen, Ids, Listed, Merge, RunStorage};
 use super::replay::{Recovered, recover};
 use super::state::State;
 use super::storage::{SegmentFile, Storage, is_full};
-use super::{AppendError, Counters, OpenError, Options, Pending};
+use super::{AppendError, Counters, OpenError, Options, Pending, Seq, Surroundings};
 
 /// A buffer larger than this is given back after the commit that needed it.
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
@@ -27,6 +32,10 @@ const KEPT_BUFFER_BYTES: usize = 4 << 20;
 pub(super) struct Shared {
     state: Mutex<State>,
     counters: Mutex<Counters>,
+    /// The time by which things may expire, as of the last commit, ms.
+    expiry_ms: AtomicU64,
+    /// How many ids are remembered.
+    ids: AtomicU64,
     /// Who is told of each accepted message, in the order of their numbers.
     feed: Mutex<Option<mpsc::UnboundedSender<Pending>>>,
 }
@@ -35,6 +44,14 @@ impl Shared {
     pub fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it holds the lock; if something ever does, the state is still the last applied one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn expiry_ms(&self) -> u64 {
+        self.expiry_ms.load(Ordering::Relaxed)
+    }
+
+    pub fn ids(&self) -> u64 {
+        self.ids.load(Ordering::Relaxed)
     }
 
     /// From now on, every accepted message, once it is durable and in the order of their numbers.
@@ -48,14 +65,11 @@ impl Shared {
         let feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(feed) = feed.as_ref() else { return };
         for one in staged {
-            if let Staged::Accepted { seq, entry } = one {
-                let _ = feed.send(Pending {
-                    seq: *seq,
-                    direction: entry.direction,
-                    channel: entry.channel,
-                    contact: entry.contact.clone(),
-                    accepted_at_ms: entry.accepted_at_ms,
-                });
+            if let Staged::Accepted(encoded) = one
+                && !encoded.head.written_again
+                && encoded.set_aside.is_none()
+            {
+                let _ = feed.send(Pending::of(&encoded.head));
             }
         }
     }
@@ -68,6 +82,37 @@ impl Shared {
 struct Active {
     file: Box<dyn SegmentFile>,
     salt: Salt,
+    /// Where the next frame goes.
+    end: u64,
+    /// Bytes that the file has.
+    allocated: u64,
+    /// There is a mark where the next frame goes.
+    marked: bool,
+}
+
+/// What is to be done off the path of a commit.
+#[derive(Default)]
+pub(super) struct Chores {
+    /// Segments that nobody needs any more.
+    pub retire: Vec<u64>,
+    /// A new segment was started: the one after it should be made ready.
+    pub rolled: bool,
+    /// Ids to write to the disk.
+    pub seal: Option<Frozen>,
+    /// Runs of ids to make one of.
+    pub merge: Option<Merge>,
+    /// Files of ids that are no longer needed.
+    pub forget: Vec<Listed>,
+}
+
+impl Chores {
+    pub fn is_empty(&self) -> bool {
+        self.retire.is_empty()
+            && !self.rolled
+            && self.seal.is_none()
+            && self.merge.is_none()
+            && self.forget.is_empty()
+    }
 }
 
 /// The writer and its files.
@@ -75,7 +120,15 @@ pub(super) struct Writer {
     storage: Arc<dyn Storage>,
     shared: Arc<Shared>,
     options: Options,
-    /// The file that takes the next frame, at `last.len`; none after a failure.
+    surroundings: Surroundings,
+    ids: Ids,
+    /// A merge of runs is under way.
+    merging: bool,
+    /// There are other runs than when a merge was looked for.
+    adopted: bool,
+    clock: ExpiryClock,
+    started: Instant,
+    /// The file that takes the next frame; none after a failure.
     active: Option<Active>,
     /// The end of the chain: everything up to it is synced.
     last: Link,
@@ -84,35 +137,59 @@ pub(super) struct Writer {
     next_number: u64,
     discard: Vec<u64>,
     buffer: Vec<u8>,
+    rolled: bool,
 }
 
 impl Writer {
     /// Replays the journal and starts a new segment, which seals the last one.
-    pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<(Self, Vec<Pending>), OpenError> {
-        let window_ms = u64::try_from(options.dedup_window.as_millis()).unwrap_or(u64::MAX);
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        runs: &dyn RunStorage,
+        options: Options,
+        surroundings: Surroundings,
+    ) -> Result<(Self, Vec<Pending>), OpenError> {
+        let mut ids = Ids::open(
+            runs,
+            ids::Options {
+                window: options.dedup_window,
+                ..ids::Options::default()
+            },
+        )?;
         let Recovered {
             state,
             pending,
             last,
             next_number,
             discard,
-        } = recover(&*storage, window_ms)?;
+        } = recover(&*storage, &mut ids)?;
+        let clock = ExpiryClock::new(state.newest_ms());
         let shared = Shared {
             state: Mutex::new(state),
             counters: Mutex::default(),
+            expiry_ms: AtomicU64::new(0),
+            ids: AtomicU64::new(ids.stats().ids),
             feed: Mutex::default(),
         };
         let mut writer = Self {
             storage,
             shared: Arc::new(shared),
             options,
+            surroundings,
+            ids,
+            merging: false,
+            adopted: true,
+            clock,
+            started: Instant::now(),
             active: None,
             last,
             before_last: last,
             next_number,
             discard,
             buffer: Vec::new(),
+            rolled: false,
         };
+        // What is over by now goes with the first commit.
+        drop(writer.tell_time());
         match writer.start_segment() {
             Ok(active) => writer.active = Some(active),
             // On a full disk what is pending can still be delivered; the first commit tries again.
@@ -131,33 +208,61 @@ impl Writer {
         Arc::clone(&self.shared)
     }
 
-    /// Carries out a group of commands with at most one write and one sync, and answers all of them. Returns the
-    /// segments that may be removed now, off the path of a commit.
-    pub fn commit(&mut self, commands: Vec<Command>) -> Vec<u64> {
+    /// Takes the time; says which files of ids are over by it.
+    fn tell_time(&mut self) -> Vec<Listed> {
+        let held = self.clock.holds();
+        let now = self.clock.now((self.surroundings.wall)(), self.started.elapsed());
+        if self.clock.holds() && !held {
+            tracing::warn!(
+                "the clock went forward by over an hour since the last commit: nothing expires for an hour"
+            );
+        }
+        self.shared.expiry_ms.store(now, Ordering::Relaxed);
+        let oldest_sent = now.saturating_sub(millis(self.options.sent_retention));
+        self.shared
+            .state()
+            .forget_sent(oldest_sent, self.options.sent_max);
+        self.ids
+            .forget_before(now.saturating_sub(millis(self.options.dedup_window)))
+    }
+
+    /// Carries out a group of commands with at most one write and one sync, and answers all of them. Returns what is
+    /// to be done off the path of a commit.
+    pub fn commit(&mut self, commands: Vec<Command>) -> Chores {
         let mut group = Group::default();
+        group.forgotten = self.tell_time();
         let mut replies = Vec::with_capacity(commands.len());
-        let mut trim = None;
+        let mut trimmed = Vec::new();
         {
             let mut state = self.shared.state();
+            let mut known = Known {
+                state: &mut state,
+                ids: &mut self.ids,
+                options: &self.options,
+                room: Room {
+                    at: self.active.as_ref().map(|active| active.end),
+                    allocated: self.active.as_ref().map_or(0, |active| active.allocated),
+                },
+            };
             for command in commands {
-                replies.push(group.decide(&mut state, &self.options, command));
+                if matches!(command, Command::Adopt(_)) {
+                    self.merging = false;
+                    self.adopted = true;
+                }
+                replies.extend(group.decide(&mut known, command));
             }
-            if let Some(first_live) = state.trimmable(self.last) {
-                let trimmed = state
-                    .segment_numbers()
-                    .take_while(|number| *number < first_live)
-                    .collect();
-                trim = Some((first_live, trimmed));
+            if let Some(first_live) = state.trimmable(self.last, self.ids.sealed_through()) {
+                let numbers = state.segment_numbers();
+                trimmed = numbers.take_while(|number| *number < first_live).collect();
+                let still = state.parked().map(|lane| Record::Parked { lane, parked: true });
+                group.records.extend(still.map(Staged::Record));
+                group.records.push(Staged::Record(Record::Trimmed { first_live }));
             }
         }
-        let mut records: Vec<_> = group.records.iter().map(Staged::record).collect();
-        if let Some((first_live, _)) = trim {
-            records.push(Record::Trimmed { first_live });
-        }
-        let result = if records.is_empty() {
+        let result = if group.records.is_empty() {
             Ok(())
         } else {
-            self.write(&records)
+            self.write(&group.records)
         };
         if result.is_ok() {
             self.shared.tell(&group.records);
@@ -165,13 +270,42 @@ impl Writer {
         for reply in replies {
             reply.send(result.as_ref().err());
         }
-        // Not before the record that gives them up is durable, or a missing segment would look like a lost one.
-        trim.filter(|_| result.is_ok())
-            .map(|(_, trimmed)| trimmed)
-            .unwrap_or_default()
+        let seal = self.freeze();
+        Chores {
+            forget: group.forgotten,
+            merge: self.merge(seal.is_some()),
+            seal,
+            // Not before the record that gives them up is durable, or a missing segment would look like a lost one.
+            retire: if result.is_ok() { trimmed } else { Vec::new() },
+            rolled: std::mem::take(&mut self.rolled),
+        }
     }
 
-    fn write(&mut self, records: &[Record<'_>]) -> Result<(), AppendError> {
+    /// The ids in memory, if it is time for them to go to the disk: they are many, an hour is over, or segments are
+    /// needed that only they hold.
+    fn freeze(&mut self) -> Option<Frozen> {
+        let now = self.shared.expiry_ms();
+        let due = self.ids.freeze_due(now) || {
+            let state = self.shared.state();
+            state.nearly_full(self.options.segment_bytes, self.options.max_bytes)
+                && state.trimmable(self.last, self.ids.sealed_through())
+                    < state.trimmable(self.last, Seq(u64::MAX))
+        };
+        if due { self.ids.freeze() } else { None }
+    }
+
+    /// Runs of ids to make one of, one merge at a time and none while a table is being written.
+    fn merge(&mut self, sealing: bool) -> Option<Merge> {
+        if self.merging || sealing || self.ids.frozen().is_some() || !self.adopted {
+            return None;
+        }
+        self.adopted = false;
+        let merge = self.ids.merge();
+        self.merging = merge.is_some();
+        merge
+    }
+
+    fn write(&mut self, records: &[Staged]) -> Result<(), AppendError> {
         let result = self.try_write(records);
         let mut counters = self.shared.counters();
         match result {
@@ -179,33 +313,60 @@ impl Writer {
                 counters.commits += 1;
                 counters.committed_records += records.len() as u64;
                 counters.last_sync = took;
+                counters.failing = false;
                 drop(counters);
-                self.shared
-                    .state()
-                    .apply(self.last.number, places.into_iter().zip(records));
+                (self.surroundings.on_commit)(records.len(), took);
+                self.apply(records, &places);
                 Ok(())
             }
             Err(error) => {
                 counters.failed_commits += 1;
+                counters.failing = true;
                 Err(AppendError::from_io(error))
             }
         }
     }
 
-    fn try_write(&mut self, records: &[Record<'_>]) -> io::Result<(Vec<Place>, Duration)> {
+    /// Takes in what is durable now.
+    fn apply(&mut self, records: &[Staged], places: &[Place]) {
+        let mut state = self.shared.state();
+        for (staged, place) in records.iter().zip(places) {
+            match staged {
+                Staged::Record(record) => state.apply(self.last.number, *place, record),
+                Staged::Accepted(encoded) => {
+                    let head = encoded.head;
+                    let record = Record::Accepted(Accepted {
+                        head,
+                        trace: "",
+                        sealed: &[],
+                    });
+                    state.apply(self.last.number, *place, &record);
+                    if head.is_new() {
+                        self.ids
+                            .insert(&head.dedup, head.born(), head.accepted_at_ms, head.seq);
+                    }
+                }
+            }
+        }
+        drop(state);
+        self.shared.ids.store(self.ids.stats().ids, Ordering::Relaxed);
+    }
+
+    fn try_write(&mut self, records: &[Staged]) -> io::Result<(Vec<Place>, Duration)> {
+        let parts: Vec<Part<'_>> = records.iter().map(Staged::part).collect();
+        let newest_ms = self.shared.state().newest_ms();
         let active = match self.active.take() {
-            Some(active) if !self.segment_is_full() => active,
+            Some(active) if self.fits(&active, records) => active,
             _ => self.start_segment()?,
         };
-        let newest_ms = self.shared.state().newest_ms();
-        let start = self.last.len;
-        let places = match encode_frame(&mut self.buffer, active.salt, start, newest_ms, records) {
+        let places = match encode_frame(&mut self.buffer, active.salt, active.end, newest_ms, &parts) {
             Ok(places) => places,
             Err(error) => {
                 self.active = Some(active);
                 return Err(error);
             }
         };
+        let start = active.end;
         let end = start + self.buffer.len() as u64;
         // From here on `active` is gone unless the sync succeeds.
         if let Err(error) = active.file.write_all_at(start, &self.buffer) {
@@ -215,22 +376,52 @@ impl Writer {
         let clock = Instant::now();
         if let Err(error) = active.file.sync() {
             tracing::error!(segment = self.last.number, %error, "sync failed; going on in a new segment");
-            self.shared.state().set_bytes(self.last.number, end);
+            self.shared
+                .state()
+                .set_bytes(self.last.number, end.max(active.allocated));
             return Err(error);
         }
         let took = clock.elapsed();
         self.last.len = end;
-        self.shared.state().set_bytes(self.last.number, end);
-        self.active = Some(active);
+        let allocated = end.max(active.allocated);
+        self.shared.state().set_bytes(self.last.number, allocated);
+        self.active = Some(Active {
+            end,
+            allocated,
+            marked: false,
+            ..active
+        });
         if self.buffer.capacity() > KEPT_BUFFER_BYTES {
             self.buffer = Vec::new();
         }
         Ok((places, took))
     }
 
-    /// An empty segment takes one frame whatever its limit.
-    fn segment_is_full(&self) -> bool {
-        self.last.len >= self.options.segment_bytes && self.last.len > SEGMENT_HEADER as u64
+    /// Says behind the last frame, if nobody waits, that it was whole: without this, damage to the newest frame looks
+    /// like a write that was cut off by a crash. Not synced, for it is no promise, and the next frame takes its place: a
+    /// mark that is lost in front of a frame that is not would look like damage.
+    pub fn mark(&mut self) {
+        let Some(active) = self.active.as_mut() else {
+            return;
+        };
+        if active.marked || active.end == SEGMENT_HEADER as u64 {
+            return;
+        }
+        let newest_ms = self.shared.state().newest_ms();
+        let marked = encode_frame(&mut self.buffer, active.salt, active.end, newest_ms, &[])
+            .and_then(|_| active.file.write_all_at(active.end, &self.buffer));
+        match marked {
+            Ok(()) => active.marked = true,
+            // The next commit goes to another file, where nothing half-written is in its way.
+            Err(_) => self.active = None,
+        }
+    }
+
+    /// Whether a frame goes into the active segment: an empty one takes any.
+    fn fits(&self, active: &Active, records: &[Staged]) -> bool {
+        let bytes: u64 = records.iter().map(Staged::len).sum();
+        active.end + bytes + FRAME_OVERHEAD <= self.options.segment_bytes
+            || active.end == SEGMENT_HEADER as u64
     }
 
     /// A frame whose write failed is incomplete and can never be valid. Its bytes are given back, which on a full
@@ -241,7 +432,7 @@ impl Writer {
         let left = if active.file.truncate(self.last.len).is_ok() {
             self.last.len
         } else {
-            end
+            end.max(active.allocated)
         };
         let mut state = self.shared.state();
         if self.last.len == SEGMENT_HEADER as u64 {
@@ -273,8 +464,8 @@ impl Writer {
                 newest_ms,
             }
         };
-        let file = match self.create(number, &header) {
-            Ok(file) => file,
+        let (file, allocated) = match self.create(number, &header) {
+            Ok(created) => created,
             Err(error) => {
                 if self.storage.remove(number).is_err() {
                     self.discard.push(number);
@@ -287,18 +478,31 @@ impl Writer {
             number,
             len: SEGMENT_HEADER as u64,
         };
-        self.shared.state().add_segment(salt, self.last.len);
+        self.rolled = true;
+        let allocated = allocated.max(self.last.len);
+        self.shared.state().add_segment(salt, allocated);
         // Only now: while it was the end of the chain, an empty segment sealed the one before it.
         let storage = &self.storage;
         self.discard.retain(|number| storage.remove(*number).is_err());
-        Ok(Active { file, salt })
+        Ok(Active {
+            file,
+            salt,
+            end: self.last.len,
+            allocated,
+            marked: false,
+        })
     }
 
-    fn create(&self, number: u64, header: &SegmentHeader) -> io::Result<Box<dyn SegmentFile>> {
-        let file = self.storage.create(number)?;
+    fn create(&self, number: u64, header: &SegmentHeader) -> io::Result<(Box<dyn SegmentFile>, u64)> {
+        let (file, allocated) = self.storage.create(number)?;
         file.write_all_at(0, &header.encode())?;
         file.sync()?;
         self.storage.sync_directory()?;
-        Ok(file)
+        Ok((file, allocated))
     }
+}
+
+/// A duration in milliseconds, at most `u64::MAX`.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

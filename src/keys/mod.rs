@@ -120,6 +120,13 @@ impl Tag {
     }
 }
 
+impl Tag {
+    /// Its bytes.
+    pub fn bytes(self) -> [u8; 6] {
+        self.0
+    }
+}
+
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
@@ -137,6 +144,8 @@ pub struct Keys {
     /// The MAC keys of webhook API keys: in force, then before.
     webhook: Vec<Zeroizing<[u8; 32]>>,
     log: Zeroizing<[u8; 32]>,
+    /// What wraps the keys of stored bodies: in force, then before.
+    wrapping: Vec<Zeroizing<[u8; 64]>>,
     sealer: Sealer,
     id: String,
 }
@@ -155,9 +164,14 @@ impl Keys {
             .chain(material.previous.as_ref().map(ExposeSecret::expose_secret))
             .map(|key| expand(key, b"aura-whatsapp-operator/webhook/v1"))
             .collect();
-        let id = expand(current, b"aura-whatsapp-operator/key-id/v1");
+        let wrapping = std::iter::once(current)
+            .chain(material.previous.as_ref().map(ExposeSecret::expose_secret))
+            .map(|key| expand(key, b"aura-whatsapp-operator/bodies/v1"))
+            .collect();
+        let id = expand::<32>(current, b"aura-whatsapp-operator/key-id/v1");
         Self {
             webhook,
+            wrapping,
             log: expand(
                 material.conversations.expose_secret(),
                 b"aura-whatsapp-operator/log/v1",
@@ -196,6 +210,11 @@ impl Keys {
             authentic |= mac(key, tag, generation, channel).ct_eq(&given);
         }
         (bool::from(authentic) && parsed.is_some()).then_some(Proof { tag, generation })
+    }
+
+    /// What wraps the keys of stored bodies: the first new ones, all of them those that are there.
+    pub fn wrapping(&self) -> Vec<Zeroizing<[u8; 64]>> {
+        self.wrapping.clone()
     }
 
     /// The sealer of conversation ids.
@@ -251,9 +270,9 @@ fn digests_equal(a: &[u8], b: &[u8]) -> Choice {
     Sha256::digest(a).as_slice().ct_eq(Sha256::digest(b).as_slice())
 }
 
-fn expand(key: &[u8], purpose: &[u8]) -> Zeroizing<[u8; 32]> {
-    let mut derived = Zeroizing::new([0; 32]);
-    // 32 bytes are within what one HKDF-SHA-256 may give (8,160): this cannot fail.
+fn expand<const LEN: usize>(key: &[u8], purpose: &[u8]) -> Zeroizing<[u8; LEN]> {
+    let mut derived = Zeroizing::new([0; LEN]);
+    // 32 and 64 bytes are within what one HKDF-SHA-256 may give (8,160): this cannot fail.
     let _ = Hkdf::<Sha256>::new(None, key).expand(purpose, &mut derived[..]);
     derived
 }

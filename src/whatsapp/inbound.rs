@@ -51,6 +51,8 @@ pub struct Status {
     pub recipient: String,
     /// sent, delivered, read, failed, deleted, warning, or what WhatsApp adds one day.
     pub status: String,
+    /// When it came about, in seconds since 1970, where the call says so.
+    pub timestamp: Option<i64>,
     /// The status as it came: JSON.
     pub raw: String,
 }
@@ -130,9 +132,21 @@ enum Timestamp {
     Other(serde::de::IgnoredAny),
 }
 
+impl Timestamp {
+    fn seconds(self) -> Option<i64> {
+        match self {
+            Self::Text(text) => text.parse().ok(),
+            Self::Number(number) => Some(number),
+            Self::Other(_) => None,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct StatusHead {
     id: String,
+    #[serde(default)]
+    timestamp: Option<Timestamp>,
     #[serde(default)]
     recipient_id: Option<String>,
     status: String,
@@ -179,6 +193,7 @@ pub fn parse(body: &[u8]) -> Result<Vec<Event>, Malformed> {
             id: head.id,
             recipient,
             status: head.status,
+            timestamp: head.timestamp.and_then(Timestamp::seconds),
             raw: raw.get().to_owned(),
         }));
     }
@@ -211,11 +226,7 @@ fn message(raw: &RawValue, contacts: &[Contact]) -> Result<InboundMessage, Malfo
         .and_then(|contact| contact.profile.as_ref()?.name.as_ref())
         .map(|name| name.chars().take(MAX_NAME).collect());
     Ok(InboundMessage {
-        timestamp: head.timestamp.and_then(|timestamp| match timestamp {
-            Timestamp::Text(text) => text.parse().ok(),
-            Timestamp::Number(number) => Some(number),
-            Timestamp::Other(_) => None,
-        }),
+        timestamp: head.timestamp.and_then(Timestamp::seconds),
         kind: match head.kind {
             Some(Word::Text(kind)) => kind,
             _ => "unknown".to_owned(),

@@ -23,7 +23,7 @@ fn http() -> Client {
 }
 
 fn a_text(id: &str) -> Value {
-    json!({"messages": [{"from": USER, "id": id, "timestamp": "1763805600", "type": "text", "text": {"body": "hola"}}]})
+    json!({"messages": [{"from": USER, "id": id, "timestamp": crate::support::now(), "type": "text", "text": {"body": "hola"}}]})
 }
 
 async fn post(url: &str, body: &Value) -> Response {
@@ -241,7 +241,7 @@ async fn another_kind_of_message_reaches_aura_with_its_payload() {
     let number = world.ready_number("1002").await;
     let url = world.kernel.webhook_of(&number.client_id).unwrap();
     let location = json!({"contacts": [{"wa_id": USER, "profile": {"name": "Ana"}}], "messages": [
-        {"from": USER, "id": "wamid.place", "timestamp": "1763805600", "type": "location",
+        {"from": USER, "id": "wamid.place", "timestamp": crate::support::now(), "type": "location",
          "location": {"latitude": 40.4, "longitude": -3.7, "name": "Kilómetro 0"}},
         {"from": USER, "id": "wamid.new", "type": "hologram", "hologram": {"depth": 3}}]});
     assert_eq!(post(&url, &location).await.status(), 200);

@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 
 use super::disk::Disk;
 use super::{
-    AppendError, Appended, Bench, Command, Direction, Journal, OpenError, Options, Outcome, ReadError, Seq,
-    delivered, entry, open_threaded, seqs, small_segments, window,
+    AppendError, Appended, Bench, Command, Direction, HOUR_MS, Journal, NewEntry, Note, OpenError, Options,
+    Outcome, ReadError, Reference, START_MS, Seq, Surroundings, dead, delivered, encoded, entry,
+    open_threaded, roomy, seqs, small_segments, window,
 };
 
 type Answer = Pin<Box<dyn Future<Output = Vec<Appended>>>>;
@@ -45,7 +46,7 @@ fn wait_for_write(disk: &Disk, operations: u64) {
 #[tokio::test]
 async fn the_feed_tells_of_each_message_in_order_and_only_once_it_is_durable() {
     let disk = Disk::default();
-    let (journal, _) = open_threaded(&disk, Options::default());
+    let (journal, _) = open_threaded(&disk, roomy());
     let mut feed = journal.committed();
     disk.hold_syncs(true);
     let operations = disk.operations();
@@ -67,7 +68,7 @@ async fn the_feed_tells_of_each_message_in_order_and_only_once_it_is_durable() {
 #[tokio::test]
 async fn callers_that_wait_together_share_one_commit() {
     let disk = Disk::default();
-    let (journal, _) = open_threaded(&disk, Options::default());
+    let (journal, _) = open_threaded(&disk, roomy());
     disk.hold_syncs(true);
     let operations = disk.operations();
     let mut answers = ask(&journal, [1_000]);
@@ -93,16 +94,13 @@ async fn callers_that_wait_together_share_one_commit() {
 #[tokio::test]
 async fn no_caller_is_answered_before_the_sync() {
     let disk = Disk::default();
-    let (journal, _) = open_threaded(&disk, Options::default());
+    let (journal, _) = open_threaded(&disk, roomy());
     disk.hold_syncs(true);
     let operations = disk.operations();
     let mut answer = ask(&journal, [1]).remove(0);
     wait_for_write(&disk, operations);
     assert!(poll_once(&mut answer).is_pending());
-    assert!(matches!(
-        journal.read(Seq(1)).await,
-        Err(ReadError::NotPending(_))
-    ));
+    assert!(matches!(journal.read(Seq(1)).await, Err(ReadError::NotKept(_))));
     disk.hold_syncs(false);
     assert_eq!(answer.await, [Appended::New(Seq(1))]);
 }
@@ -110,7 +108,7 @@ async fn no_caller_is_answered_before_the_sync() {
 #[tokio::test]
 async fn the_same_id_sent_by_many_callers_at_once_is_accepted_once() {
     let disk = Disk::default();
-    let (journal, _) = open_threaded(&disk, Options::default());
+    let (journal, _) = open_threaded(&disk, roomy());
     disk.hold_syncs(true);
     let operations = disk.operations();
     let mut answers = ask(&journal, std::iter::repeat_n(1, 50));
@@ -134,14 +132,14 @@ async fn the_same_id_sent_by_many_callers_at_once_is_accepted_once() {
 
 #[test]
 fn a_duplicate_of_a_commit_that_failed_is_not_acknowledged() {
-    let mut bench = Bench::new(&Options::default());
+    let mut bench = Bench::new(&roomy());
     bench.disk.break_next_syncs(1);
     let (commands, answers): (Vec<_>, Vec<_>) = (0..2)
         .map(|_| {
             let (reply, answer) = oneshot::channel();
             (
                 Command::Append {
-                    entries: vec![entry(1)],
+                    entries: encoded(&[entry(1)]),
                     reply,
                 },
                 answer,
@@ -156,7 +154,7 @@ fn a_duplicate_of_a_commit_that_failed_is_not_acknowledged() {
 
 #[test]
 fn duplicates_are_recognised_in_a_batch_in_sequence_and_after_reopening() {
-    let mut bench = Bench::new(&Options::default());
+    let mut bench = Bench::new(&roomy());
     let (one, two) = (Seq(1), Seq(2));
     assert_eq!(
         bench.append(vec![entry(1), entry(1), entry(2)]).unwrap(),
@@ -170,7 +168,7 @@ fn duplicates_are_recognised_in_a_batch_in_sequence_and_after_reopening() {
         "a duplicate writes nothing"
     );
     bench.settle(one).unwrap();
-    let (mut bench, _) = Bench::open(&bench.disk, &Options::default()).unwrap();
+    let (mut bench, _) = bench.reopen().unwrap();
     assert_eq!(
         bench.append(vec![entry(1), entry(2), entry(3)]).unwrap(),
         [
@@ -183,44 +181,26 @@ fn duplicates_are_recognised_in_a_batch_in_sequence_and_after_reopening() {
 }
 
 #[test]
-fn an_id_is_forgotten_after_its_window_and_not_before_also_across_a_restart() {
-    let disk = Disk::default();
-    let (mut bench, _) = Bench::open(&disk, &window(1_000)).unwrap();
-    bench
-        .append(vec![entry(1).at(5_000), entry(2).at(5_500)])
-        .unwrap();
-    assert_eq!(
-        bench.append(vec![entry(1).at(6_000)]).unwrap(),
-        [Appended::Duplicate(Seq(1))]
-    );
-    let (mut bench, _) = Bench::open(&disk, &window(1_000)).unwrap();
-    assert_eq!(
-        bench.append(vec![entry(1).at(6_000)]).unwrap(),
-        [Appended::Duplicate(Seq(1))]
-    );
-    assert_eq!(
-        bench.append(vec![entry(1).at(6_001)]).unwrap(),
-        [Appended::New(Seq(3))]
-    );
-    let (mut bench, _) = Bench::open(&disk, &window(1_000)).unwrap();
-    let again = vec![entry(1).at(6_002), entry(2).at(6_002)];
-    assert_eq!(
-        bench.append(again).unwrap(),
-        [Appended::Duplicate(Seq(3)), Appended::Duplicate(Seq(2))]
-    );
-    assert_eq!(bench.writer.shared().state().remembered_ids(), 2);
+fn an_id_is_remembered_for_its_window_also_across_restarts() {
+    let mut bench = Bench::new(&window(2));
+    bench.append(vec![entry(1)]).unwrap();
+    for minutes in (30..150).step_by(30) {
+        let again = entry(1).at(START_MS + minutes * 60_000);
+        assert_eq!(bench.append(vec![again]).unwrap(), [Appended::Duplicate(Seq(1))]);
+        (bench, _) = bench.reopen().unwrap();
+    }
 }
 
 #[test]
 fn settling_twice_or_an_unknown_message_writes_nothing() {
-    let mut bench = Bench::new(&Options::default());
+    let mut bench = Bench::new(&roomy());
     bench.append(vec![entry(1)]).unwrap();
     bench.settle(Seq(1)).unwrap();
     let before = bench.disk.files();
     bench.settle(Seq(1)).unwrap();
     bench.settle(Seq(99)).unwrap();
     assert_eq!(bench.disk.files(), before);
-    assert!(matches!(bench.read(Seq(1)), Err(ReadError::NotPending(Seq(1)))));
+    assert!(matches!(bench.read(Seq(1)), Err(ReadError::NotKept(Seq(1)))));
 }
 
 #[test]
@@ -235,8 +215,9 @@ fn what_was_pending_comes_back_in_order_and_can_be_settled() {
     let (mut bench, pending) = Bench::open(&bench.disk, &small_segments()).unwrap();
     let expected: Vec<u64> = (1..20).filter(|number| ![3, 7].contains(number)).collect();
     assert_eq!(seqs(&pending), expected);
-    assert_eq!(pending[0].contact, "contact-1");
-    assert_eq!(pending[0].direction, Direction::ToKernel);
+    assert_eq!(pending[0].address, entry(1).address);
+    assert_eq!(pending[0].address.direction, Direction::ToKernel);
+    assert_eq!(pending[0].request, entry(1).request);
     for seq in expected {
         let message = bench.read(Seq(seq)).unwrap();
         assert_eq!(
@@ -254,85 +235,232 @@ fn what_was_pending_comes_back_in_order_and_can_be_settled() {
     );
 }
 
+/// Lets an hour end: then ids go to the disk, and a commit later the segments that only they needed.
+fn an_hour_later(bench: &mut Bench) {
+    for _ in 0..2 {
+        bench.wall.set(bench.wall.now() + HOUR_MS / 2);
+        bench.keep();
+    }
+    bench.keep();
+    bench.keep();
+}
+
 #[test]
-fn segments_roll_over_and_go_only_from_the_front_when_settled_and_old() {
-    let mut bench = Bench::new(&window(1_000));
+fn segments_roll_over_and_go_from_the_front_when_nobody_needs_them_and_ids_are_on_the_disk() {
+    let mut bench = Bench::new(&small_segments());
     for number in 1..=5 {
-        bench
-            .append(vec![entry(number).at(number).with_body(vec![1; 600])])
-            .unwrap();
+        bench.append(vec![entry(number).with_body(vec![1; 600])]).unwrap();
     }
     assert_eq!(bench.disk.files().len(), 5, "each commit filled a segment");
-    for number in [2, 3, 5] {
+    for number in [1, 2, 3, 5] {
         bench.settle(Seq(number)).unwrap();
     }
-    bench.append(vec![entry(6).at(100_000)]).unwrap();
-    assert_eq!(bench.disk.removed(), [] as [u64; 0], "the first is not settled");
-    bench.settle(Seq(1)).unwrap();
-    bench.append(vec![entry(7).at(100_001)]).unwrap();
-    assert_eq!(bench.disk.removed(), [1, 2, 3], "the fourth is not settled");
-    let (bench, pending) = Bench::open(&bench.disk, &window(1_000)).unwrap();
-    assert_eq!(seqs(&pending), [4, 6, 7]);
+    assert_eq!(bench.disk.removed(), [] as [u64; 0], "only the log has their ids");
+    an_hour_later(&mut bench);
+    assert_eq!(bench.disk.removed()[..3], [1, 2, 3]);
+    let again = entry(1).at(bench.wall.now());
+    assert_eq!(bench.append(vec![again]).unwrap(), [Appended::Duplicate(Seq(1))]);
+    let (bench, pending) = bench.reopen().unwrap();
+    assert_eq!(seqs(&pending), [4]);
     assert_eq!(bench.read(Seq(4)).unwrap().body.len(), 600);
+}
 
-    let mut young = Bench::new(&window(1_000));
-    for number in 1..=5 {
-        young
-            .append(vec![entry(number).at(number).with_body(vec![1; 600])])
-            .unwrap();
-        young.settle(Seq(number)).unwrap();
+#[test]
+fn what_is_stuck_is_written_again_and_does_not_keep_old_segments() {
+    let mut bench = Bench::new(&small_segments());
+    let reference = Some(Reference([8; 16]));
+    for number in 1..=40 {
+        bench.append(vec![entry(number).with_body(vec![1; 500])]).unwrap();
     }
-    young.append(vec![entry(6).at(1_000)]).unwrap();
+    let note = Note {
+        attempts: 3,
+        parts: 1,
+        unknown: true,
+    };
+    bench.note(Seq(1), note).unwrap();
+    bench.settle_as(Seq(2), dead("TooOld")).unwrap();
+    bench.settle_as(Seq(3), Outcome::Delivered { reference }).unwrap();
+    for number in 4..=40 {
+        bench.settle(Seq(number)).unwrap();
+    }
+    for _ in 0..4 {
+        an_hour_later(&mut bench);
+    }
+    assert!(bench.disk.removed().contains(&1), "{:?}", bench.disk.removed());
+    assert!(bench.disk.files().len() < 12, "{:?}", bench.disk.files().keys());
+    let check = |bench: &Bench| {
+        for seq in 1..=3 {
+            let message = bench.read(Seq(seq)).unwrap();
+            assert_eq!(message.contact, entry(seq).contact);
+            assert_eq!(message.trace, entry(seq).trace);
+            assert_eq!(message.body.len(), 500);
+        }
+        let shared = bench.writer.shared();
+        let state = shared.state();
+        assert_eq!(state.note(Seq(1)), note);
+        assert_eq!(state.dead_letters()[0].reason, "TooOld");
+        assert_eq!(state.sent(&Reference([8; 16])).map(|sent| sent.seq), Some(Seq(3)));
+    };
+    check(&bench);
+    let (bench, pending) = bench.reopen().unwrap();
+    assert_eq!(seqs(&pending), [1]);
+    assert_eq!(pending[0].note, note);
+    check(&bench);
+}
+
+#[test]
+fn a_dead_letter_is_kept_for_its_time_and_can_be_dropped_before() {
+    let mut bench = Bench::new(&Options {
+        dead_letter_retention: Duration::from_secs(2 * 3600),
+        ..small_segments()
+    });
+    bench.append(vec![entry(1), entry(2), entry(3)]).unwrap();
+    for seq in 1..=3 {
+        bench.settle_as(Seq(seq), dead("RefusedByAura")).unwrap();
+    }
+    let reason = "ByHand".to_owned();
+    bench.settle_as(Seq(2), Outcome::Dropped { reason }).unwrap();
+    let kept = |bench: &Bench| -> Vec<u64> {
+        let dead = bench.writer.shared().state().dead_letters();
+        dead.iter().map(|dead| dead.seq.0).collect()
+    };
+    assert_eq!(kept(&bench), [1, 3]);
+    bench.settle(Seq(1)).unwrap();
+    assert_eq!(kept(&bench), [1, 3], "it ended once");
+    an_hour_later(&mut bench);
+    assert_eq!(kept(&bench), [1, 3]);
+    an_hour_later(&mut bench);
+    an_hour_later(&mut bench);
+    assert_eq!(kept(&bench), [] as [u64; 0]);
+    let (bench, _) = bench.reopen().unwrap();
+    assert_eq!(kept(&bench), [] as [u64; 0]);
+    assert!(matches!(bench.read(Seq(1)), Err(ReadError::NotKept(_))));
+}
+
+#[test]
+fn after_a_jump_of_the_clock_nothing_expires_for_an_hour() {
+    let mut bench = Bench::new(&Options {
+        dead_letter_retention: Duration::from_secs(2 * 3600),
+        ..small_segments()
+    });
+    bench.append(vec![entry(1)]).unwrap();
+    bench.settle_as(Seq(1), dead("RefusedByAura")).unwrap();
+    bench.wall.set(START_MS + 50 * 24 * HOUR_MS);
+    bench.keep();
+    let (mut bench, _) = bench.reopen().unwrap();
+    bench.keep();
+    assert_eq!(bench.writer.shared().state().dead_letter_count(), 1);
+    let born_ms = Some(START_MS);
+    let again = NewEntry { born_ms, ..entry(1) };
+    assert_eq!(bench.append(vec![again]).unwrap(), [Appended::Duplicate(Seq(1))]);
+}
+
+#[test]
+fn a_message_that_is_set_aside_is_a_dead_letter_at_once_and_nobody_is_told_of_it() {
+    let mut bench = Bench::new(&small_segments());
+    let mut feed = bench.writer.shared().feed();
+    let set_aside = Some("OlderThanRemembered");
+    bench
+        .append(vec![
+            NewEntry {
+                set_aside,
+                ..entry(1)
+            },
+            entry(2),
+        ])
+        .unwrap();
+    assert_eq!(feed.try_recv().unwrap().seq, Seq(2));
+    let (bench, pending) = bench.reopen().unwrap();
+    assert_eq!(seqs(&pending), [2]);
+    let dead = bench.writer.shared().state().dead_letters();
     assert_eq!(
-        young.disk.removed(),
-        [] as [u64; 0],
-        "settled but inside the window"
+        (dead[0].seq, dead[0].reason.as_str()),
+        (Seq(1), "OlderThanRemembered")
     );
 }
 
 #[test]
-fn a_full_journal_of_settled_messages_gets_room_when_they_are_old() {
+fn sent_messages_are_known_by_their_reference_until_they_are_too_many_or_too_old() {
     let mut bench = Bench::new(&Options {
-        max_bytes: 3_000,
-        ..window(1_000)
+        sent_max: 2,
+        sent_retention: Duration::from_secs(3600),
+        ..small_segments()
     });
-    let mut number = 0;
-    while bench
-        .append(vec![entry(number).at(10).with_body(vec![1; 600])])
-        .is_ok()
-    {
-        number += 1;
+    let reference = |n| Reference([n; 16]);
+    for n in 1..=3_u8 {
+        bench.append(vec![entry(u64::from(n))]).unwrap();
+        let outcome = Outcome::Delivered {
+            reference: Some(reference(n)),
+        };
+        bench.settle_as(Seq(u64::from(n)), outcome).unwrap();
     }
-    for seq in 1..=number {
-        bench.settle(Seq(seq)).unwrap();
-    }
-    assert!(matches!(
-        bench.append(vec![entry(50).at(20).with_body(vec![1; 600])]),
-        Err(AppendError::Full)
-    ));
-    // Refused once more, but its time lets the old ones go.
-    assert!(matches!(
-        bench.append(vec![entry(50).at(2_000).with_body(vec![1; 600])]),
-        Err(AppendError::Full)
-    ));
-    assert!(
+    bench.keep();
+    let known = |bench: &Bench, n| {
         bench
-            .append(vec![entry(50).at(2_001).with_body(vec![1; 600])])
-            .is_ok()
+            .writer
+            .shared()
+            .state()
+            .sent(&reference(n))
+            .map(|sent| sent.seq.0)
+    };
+    assert_eq!([1, 2, 3].map(|n| known(&bench, n)), [None, Some(2), Some(3)]);
+    assert_eq!(bench.read(Seq(3)).unwrap().body, entry(3).body);
+    let (mut bench, pending) = bench.reopen().unwrap();
+    assert!(pending.is_empty());
+    assert_eq!(known(&bench, 3), Some(3));
+    an_hour_later(&mut bench);
+    an_hour_later(&mut bench);
+    assert_eq!([2, 3].map(|n| known(&bench, n)), [None, None]);
+}
+
+#[test]
+fn one_channel_that_has_its_share_is_told_so_and_others_go_on() {
+    let mut bench = Bench::new(&Options {
+        max_bytes: 100_000,
+        channel_share: 10,
+        environment_share: 15,
+        preallocate: false,
+        ..roomy()
+    });
+    let of = |number, channel| {
+        let mut made = entry(number).with_body(vec![1; 3000]);
+        made.address.channel = [channel; 16];
+        made
+    };
+    for number in 0..3 {
+        bench.append(vec![of(number, 1)]).unwrap();
+    }
+    let full = bench.append(vec![of(3, 1)]).unwrap_err();
+    assert!(matches!(full, AppendError::ChannelFull) && full.retryable());
+    bench.append(vec![of(4, 2)]).unwrap();
+    let both = bench.append(vec![of(5, 2)]).unwrap_err();
+    assert!(matches!(both, AppendError::EnvironmentFull), "{both}");
+    assert_eq!(
+        bench.append(vec![of(0, 1)]).unwrap(),
+        [Appended::Duplicate(Seq(1))],
+        "what is known takes no room"
     );
+    bench.settle(Seq(1)).unwrap();
+    bench.append(vec![of(3, 1)]).unwrap();
+    let backlogs = bench.writer.shared().state().backlogs();
+    let of_first = backlogs
+        .iter()
+        .find(|backlog| backlog.channel == [1; 16])
+        .unwrap();
+    assert_eq!((of_first.pending, of_first.dead_letters), (3, 0));
 }
 
 #[test]
 fn restarts_without_work_leave_no_files_behind() {
     let disk = Disk::default();
     for _ in 0..20 {
-        Bench::open(&disk, &Options::default()).unwrap();
+        Bench::open(&disk, &roomy()).unwrap();
     }
     assert_eq!(disk.files().len(), 1);
-    let (mut bench, _) = Bench::open(&disk, &Options::default()).unwrap();
+    let (mut bench, _) = Bench::open(&disk, &roomy()).unwrap();
     bench.append(vec![entry(1)]).unwrap();
     for _ in 0..20 {
-        assert_eq!(seqs(&Bench::open(&disk, &Options::default()).unwrap().1), [1]);
+        assert_eq!(seqs(&Bench::open(&disk, &roomy()).unwrap().1), [1]);
     }
     assert_eq!(disk.files().len(), 2);
 }
@@ -341,7 +469,7 @@ fn restarts_without_work_leave_no_files_behind() {
 async fn real_files_keep_what_was_acknowledged_and_a_second_process_is_told_so() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a/journal");
-    let (journal, pending) = Journal::open(&path, small_segments()).unwrap();
+    let (journal, pending) = Journal::open(&path, small_segments(), Surroundings::default()).unwrap();
     assert!(pending.is_empty());
     for number in 1..=10 {
         journal.append(vec![entry(number)]).await.unwrap();
@@ -358,7 +486,7 @@ async fn real_files_keep_what_was_acknowledged_and_a_second_process_is_told_so()
     assert_eq!(journal.stats().dead_letters, 1);
     assert!(journal.stats().segments > 1);
 
-    let error = Journal::open(&path, small_segments()).unwrap_err();
+    let error = Journal::open(&path, small_segments(), Surroundings::default()).unwrap_err();
     assert!(matches!(&error, OpenError::Locked(locked) if *locked == path));
     assert!(
         error.to_string().ends_with("is in use by another process"),
@@ -371,7 +499,7 @@ async fn real_files_keep_what_was_acknowledged_and_a_second_process_is_told_so()
         other.append(vec![entry(11)]).await,
         Err(AppendError::Closed)
     ));
-    let (journal, pending) = Journal::open(&path, small_segments()).unwrap();
+    let (journal, pending) = Journal::open(&path, small_segments(), Surroundings::default()).unwrap();
     assert_eq!(seqs(&pending), (2..=10).collect::<Vec<_>>());
     assert_eq!(journal.read(Seq(5)).await.unwrap().body, entry(5).body);
     assert_eq!(journal.stats().dead_letters, 1);
@@ -381,7 +509,7 @@ async fn real_files_keep_what_was_acknowledged_and_a_second_process_is_told_so()
 #[tokio::test]
 async fn closing_carries_out_what_was_asked_before() {
     let disk = Disk::default();
-    let (journal, _) = open_threaded(&disk, Options::default());
+    let (journal, _) = open_threaded(&disk, roomy());
     disk.hold_syncs(true);
     let answers = ask(&journal, 0..20);
     let mut closing = Box::pin(tokio::task::unconstrained(journal.close()));
@@ -391,7 +519,7 @@ async fn closing_carries_out_what_was_asked_before() {
         assert!(matches!(answer.await[..], [Appended::New(_)]));
     }
     closing.await;
-    assert_eq!(open_threaded(&disk, Options::default()).1.len(), 20);
+    assert_eq!(open_threaded(&disk, roomy()).1.len(), 20);
 }
 
 #[test]

@@ -77,6 +77,8 @@ struct Inner {
     broken_syncs: u32,
     stopped: bool,
     removed: Vec<u64>,
+    /// Files that are ready to be segments; a crash forgets them.
+    spares: Vec<usize>,
     rng: fastrand::Rng,
 }
 
@@ -244,10 +246,6 @@ impl Storage for Disk {
         Ok(from[..len.min(from.len())].to_vec())
     }
 
-    fn len(&self, number: u64) -> io::Result<u64> {
-        Ok(self.inner.lock().unwrap().inode(number)?.cached.len() as u64)
-    }
-
     fn secure(&self, number: u64) -> io::Result<()> {
         let mut inner = self.inner.lock().unwrap();
         let trouble = inner.step()?;
@@ -258,24 +256,72 @@ impl Storage for Disk {
         Ok(())
     }
 
-    fn create(&self, number: u64) -> io::Result<Box<dyn SegmentFile>> {
+    fn create(&self, number: u64) -> io::Result<(Box<dyn SegmentFile>, u64)> {
         let mut inner = self.inner.lock().unwrap();
-        match inner.step()? {
-            _ if inner.full => return Err(io::ErrorKind::StorageFull.into()),
-            Some(Trouble::NoSpace) => return Err(io::ErrorKind::StorageFull.into()),
-            Some(_) => return Err(io::Error::other("creation failed")),
-            None => {}
-        }
+        let step = inner.step()?;
         if inner.names.contains_key(&number) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let index = inner.inodes.len();
-        inner.inodes.push(Inode::default());
+        let spare = inner.spares.pop();
+        match step {
+            Some(Trouble::Error | Trouble::Stop) => return Err(io::Error::other("creation failed")),
+            Some(Trouble::NoSpace) if spare.is_none() => return Err(io::ErrorKind::StorageFull.into()),
+            None if inner.full && spare.is_none() => return Err(io::ErrorKind::StorageFull.into()),
+            _ => {}
+        }
+        let index = spare.unwrap_or_else(|| {
+            inner.inodes.push(Inode::default());
+            inner.inodes.len() - 1
+        });
         inner.names.insert(number, index);
-        Ok(Box::new(OpenFile {
+        let allocated = inner.inodes[index].cached.len() as u64;
+        let file = OpenFile {
             disk: self.clone(),
             index,
-        }))
+        };
+        Ok((Box::new(file), allocated))
+    }
+
+    fn prepare(&self, bytes: u64) -> io::Result<()> {
+        let mut inner = self.inner.lock().unwrap();
+        if !inner.spares.is_empty() {
+            return Ok(());
+        }
+        if inner.step()?.is_some() {
+            return Err(io::Error::other("preparation failed"));
+        }
+        if inner.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let zeros = vec![0; usize::try_from(bytes).unwrap()];
+        inner.inodes.push(Inode {
+            cached: zeros.clone(),
+            durable: zeros,
+            dirty: Vec::new(),
+        });
+        let index = inner.inodes.len() - 1;
+        inner.spares.push(index);
+        Ok(())
+    }
+
+    fn retire(&self, number: u64) -> io::Result<()> {
+        let mut inner = self.inner.lock().unwrap();
+        let trouble = inner.step()?;
+        let index = *inner.names.get(&number).ok_or(io::ErrorKind::NotFound)?;
+        let blank = inner.inodes[index].cached.len().min(64);
+        Inode::write(&mut inner.inodes[index].cached, 0, &vec![0; blank]);
+        inner.inodes[index].dirty.push((0, vec![0; blank]));
+        inner.sync(index, trouble)?;
+        // Between the two steps the machine may stop: then the file has its old name and no header.
+        if inner.step()?.is_some() {
+            return Err(io::Error::other("renaming failed"));
+        }
+        inner.names.remove(&number);
+        inner.removed.push(number);
+        if inner.spares.is_empty() {
+            inner.spares.push(index);
+        }
+        Ok(())
     }
 
     fn sync_directory(&self) -> io::Result<()> {

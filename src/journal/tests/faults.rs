@@ -1,11 +1,11 @@
 //! Failed syncs, failed writes and full disks: nothing is acknowledged in between, and the journal goes on.
 
 use super::disk::{Disk, Trouble};
-use super::{AppendError, Appended, Bench, Options, Seq, entry, seqs};
+use super::{AppendError, Appended, Bench, Options, Seq, entry, roomy, seqs, small_segments};
 
 #[test]
 fn a_failed_sync_is_final_for_its_file_and_the_journal_goes_on_in_a_new_one() {
-    let mut bench = Bench::new(&Options::default());
+    let mut bench = Bench::new(&roomy());
     bench.append(vec![entry(1)]).unwrap();
     let sealed_at = bench.disk.files()[&1].len() as u64;
     bench.disk.break_next_syncs(1);
@@ -30,21 +30,15 @@ fn a_failed_sync_is_final_for_its_file_and_the_journal_goes_on_in_a_new_one() {
 
     for seed in 0..20 {
         let after = bench.disk.after_power_loss(&mut fastrand::Rng::with_seed(seed));
-        assert_eq!(
-            seqs(&Bench::open(&after, &Options::default()).unwrap().1),
-            [1, 3, 4]
-        );
+        assert_eq!(seqs(&Bench::open(&after, &roomy()).unwrap().1), [1, 3, 4]);
     }
     let after = bench.disk.after_kill(&mut fastrand::Rng::with_seed(0));
-    assert_eq!(
-        seqs(&Bench::open(&after, &Options::default()).unwrap().1),
-        [1, 3, 4]
-    );
+    assert_eq!(seqs(&Bench::open(&after, &roomy()).unwrap().1), [1, 3, 4]);
 }
 
 #[test]
 fn while_syncs_fail_nothing_is_acknowledged_not_even_in_new_files() {
-    let mut bench = Bench::new(&Options::default());
+    let mut bench = Bench::new(&roomy());
     bench.append(vec![entry(1)]).unwrap();
     bench.disk.break_next_syncs(10);
     for number in 2..7 {
@@ -59,26 +53,26 @@ fn while_syncs_fail_nothing_is_acknowledged_not_even_in_new_files() {
     bench.disk.break_next_syncs(0);
     bench.settle(Seq(1)).unwrap();
     let after = bench.disk.after_power_loss(&mut fastrand::Rng::with_seed(3));
-    assert!(Bench::open(&after, &Options::default()).unwrap().1.is_empty());
+    assert!(Bench::open(&after, &roomy()).unwrap().1.is_empty());
 }
 
 #[test]
 fn what_only_the_page_cache_holds_after_a_failed_sync_is_not_trusted_by_the_next_start() {
     for seed in 0..50 {
         let disk = Disk::seeded(seed);
-        let (mut bench, _) = Bench::open(&disk, &Options::default()).unwrap();
+        let (mut bench, _) = Bench::open(&disk, &roomy()).unwrap();
         bench.disk.break_next_syncs(1);
         assert!(bench.append(vec![entry(1)]).is_err());
         // The process dies before it seals the file; the cache still shows the message.
         let killed = disk.after_kill(&mut fastrand::Rng::with_seed(seed));
-        let (mut bench, _) = Bench::open(&killed, &Options::default()).unwrap();
+        let (mut bench, _) = Bench::open(&killed, &roomy()).unwrap();
         let [Appended::New(seq) | Appended::Duplicate(seq)] = bench.append(vec![entry(1)]).unwrap()[..]
         else {
             panic!("one answer")
         };
         let after = killed.after_power_loss(&mut fastrand::Rng::with_seed(seed));
         assert_eq!(
-            seqs(&Bench::open(&after, &Options::default()).unwrap().1),
+            seqs(&Bench::open(&after, &roomy()).unwrap().1),
             [seq.0],
             "seed {seed}"
         );
@@ -89,7 +83,7 @@ fn what_only_the_page_cache_holds_after_a_failed_sync_is_not_trusted_by_the_next
 fn a_full_disk_answers_full_and_recovers_without_a_restart() {
     for seed in 0..50 {
         let disk = Disk::seeded(seed);
-        let (mut bench, _) = Bench::open(&disk, &Options::default()).unwrap();
+        let (mut bench, _) = Bench::open(&disk, &roomy()).unwrap();
         bench.append(vec![entry(1)]).unwrap();
         disk.set_full(true);
         for number in 2..200 {
@@ -111,7 +105,7 @@ fn a_full_disk_answers_full_and_recovers_without_a_restart() {
         };
         let after = disk.after_power_loss(&mut fastrand::Rng::with_seed(seed));
         assert_eq!(
-            seqs(&Bench::open(&after, &Options::default()).unwrap().1),
+            seqs(&Bench::open(&after, &roomy()).unwrap().1),
             [seq.0],
             "seed {seed}"
         );
@@ -120,7 +114,7 @@ fn a_full_disk_answers_full_and_recovers_without_a_restart() {
 
 #[test]
 fn a_disk_that_takes_headers_but_no_frames_does_not_fill_with_segments() {
-    let mut bench = Bench::new(&Options::default());
+    let mut bench = Bench::new(&roomy());
     for number in 1..100 {
         // Four operations start the file and one removes the file before it; then the frame's write fails.
         bench.disk.plan(if number == 1 { 0 } else { 5 }, Trouble::NoSpace);
@@ -132,16 +126,16 @@ fn a_disk_that_takes_headers_but_no_frames_does_not_fill_with_segments() {
     assert!(bench.disk.files().len() <= 3, "{:?}", bench.disk.files().keys());
     bench.append(vec![entry(100)]).unwrap();
     let after = bench.disk.after_power_loss(&mut fastrand::Rng::with_seed(3));
-    assert_eq!(Bench::open(&after, &Options::default()).unwrap().1.len(), 1);
+    assert_eq!(Bench::open(&after, &roomy()).unwrap().1.len(), 1);
 }
 
 #[test]
 fn a_journal_opens_on_a_full_disk_and_reads_what_is_pending() {
-    let mut bench = Bench::new(&Options::default());
+    let mut bench = Bench::new(&roomy());
     bench.append(vec![entry(1)]).unwrap();
     let disk = bench.disk.after_power_loss(&mut fastrand::Rng::with_seed(0));
     disk.set_full(true);
-    let (mut bench, pending) = Bench::open(&disk, &Options::default()).unwrap();
+    let (mut bench, pending) = Bench::open(&disk, &roomy()).unwrap();
     assert_eq!(seqs(&pending), [1]);
     assert_eq!(bench.read(Seq(1)).unwrap().body, entry(1).body);
     assert!(matches!(bench.append(vec![entry(2)]), Err(AppendError::Full)));
@@ -152,8 +146,12 @@ fn a_journal_opens_on_a_full_disk_and_reads_what_is_pending() {
 #[test]
 fn beyond_max_bytes_appends_are_full_and_settling_goes_on() {
     let options = Options {
-        max_bytes: 1_000,
-        ..Options::default()
+        max_bytes: 1_200,
+        ..small_segments()
+    };
+    let options = Options {
+        segment_bytes: 2_000,
+        ..options
     };
     let mut bench = Bench::new(&options);
     bench.append(vec![entry(1).with_body(vec![1; 500])]).unwrap();
@@ -176,7 +174,7 @@ fn beyond_max_bytes_appends_are_full_and_settling_goes_on() {
 fn what_is_too_large_is_refused_for_good() {
     let mut bench = Bench::new(&Options {
         max_body_bytes: 1 << 20,
-        ..Options::default()
+        ..roomy()
     });
     let body = |len| entry(1).with_body(vec![1; len]);
     let error = bench.append(vec![body((1 << 20) + 1)]).unwrap_err();

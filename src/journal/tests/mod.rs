@@ -8,6 +8,7 @@ mod disk;
 mod faults;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::bytes::Bytes;
@@ -15,28 +16,41 @@ use tokio::sync::oneshot;
 
 use self::disk::Disk;
 use super::group::Command;
-use super::storage::Storage;
-use super::writer::Writer;
+use super::keeper::Keeper;
+use super::memory::Runs;
+use super::seal::Encoded;
+use super::writer::{Chores, Writer};
 use super::{
-    AppendError, Appended, DedupKey, Direction, Entry, Journal, NewEntry, OpenError, Options, Outcome,
-    Pending, ReadError, Seq, read,
+    Address, AppendError, Appended, ContactKey, DedupKey, Direction, Entry, Journal, NewEntry, Note,
+    OpenError, Options, Outcome, Pending, ReadError, Reference, RequestId, Seq, Surroundings, fits, read,
 };
+
+const HOUR_MS: u64 = 3_600_000;
+/// When the tests begin: an hour, and not its first moment.
+const START_MS: u64 = 480_000 * HOUR_MS + 1_000;
 
 /// A message that differs from all others by its number, id and body included.
 fn entry(number: u64) -> NewEntry {
-    let mut dedup = [7; 16];
-    dedup[..8].copy_from_slice(&number.to_le_bytes());
     NewEntry {
-        direction: if number.is_multiple_of(2) {
-            Direction::ToAura
-        } else {
-            Direction::ToKernel
+        address: Address {
+            direction: if number.is_multiple_of(2) {
+                Direction::ToAura
+            } else {
+                Direction::ToKernel
+            },
+            channel: [3; 16],
+            environment: [4; 8],
+            tag: [5; 6],
+            contact: ContactKey([u8::try_from(number % 200).unwrap(); 16]),
         },
-        channel: [3; 16],
         contact: format!("contact-{number}"),
-        dedup: DedupKey(dedup),
-        accepted_at_ms: 1_000,
+        dedup: DedupKey(fastrand::Rng::with_seed(number).u128(..).to_le_bytes()),
+        born_ms: Some(START_MS),
+        accepted_at_ms: START_MS,
+        request: Some(RequestId([6; 16])),
+        trace: format!("trace-{number}"),
         body: Bytes::from(format!("body {number}")),
+        set_aside: None,
     }
 }
 
@@ -52,56 +66,164 @@ impl NewEntry {
     }
 }
 
+fn encoded(entries: &[NewEntry]) -> Vec<Encoded> {
+    entries
+        .iter()
+        .map(|entry| Encoded::new(entry, None).unwrap())
+        .collect()
+}
+
 fn delivered() -> Outcome {
     Outcome::Delivered { reference: None }
 }
 
-/// A journal without thread: what a test does happens at once and in order.
+fn dead(reason: &str) -> Outcome {
+    Outcome::DeadLetter {
+        reason: reason.to_owned(),
+    }
+}
+
+/// A wall clock that a test sets.
+#[derive(Clone)]
+struct Wall(Arc<AtomicU64>);
+
+impl Default for Wall {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU64::new(START_MS)))
+    }
+}
+
+impl Wall {
+    fn set(&self, ms: u64) {
+        self.0.store(ms, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        let wall = self.clone();
+        Surroundings {
+            wall: Arc::new(move || wall.now()),
+            ..Surroundings::default()
+        }
+    }
+}
+
+/// A journal without threads: what a test does happens at once and in order.
 struct Bench {
     writer: Writer,
+    keeper: Keeper,
     disk: Disk,
+    runs: Runs,
+    wall: Wall,
+    options: Options,
 }
 
 impl Bench {
     fn open(disk: &Disk, options: &Options) -> Result<(Self, Vec<Pending>), OpenError> {
-        let (writer, pending) = Writer::open(Arc::new(disk.clone()), options.clone())?;
-        Ok((
-            Self {
-                writer,
-                disk: disk.clone(),
-            },
-            pending,
-        ))
+        Self::open_with(disk, &Runs::default(), options, &Wall::default())
+    }
+
+    fn open_with(
+        disk: &Disk,
+        runs: &Runs,
+        options: &Options,
+        wall: &Wall,
+    ) -> Result<(Self, Vec<Pending>), OpenError> {
+        let (writer, pending) =
+            Writer::open(Arc::new(disk.clone()), runs, options.clone(), wall.surroundings())?;
+        let keeper = Keeper {
+            storage: Arc::new(disk.clone()),
+            shared: writer.shared(),
+            runs: Arc::new(runs.clone()),
+            keyring: None,
+            options: options.clone(),
+            sealing: None,
+            merging: None,
+        };
+        let bench = Self {
+            writer,
+            keeper,
+            disk: disk.clone(),
+            runs: runs.clone(),
+            wall: wall.clone(),
+            options: options.clone(),
+        };
+        Ok((bench, pending))
     }
 
     fn new(options: &Options) -> Self {
         Self::open(&Disk::default(), options).unwrap().0
     }
 
+    /// As a new process finds it.
+    fn reopen(self) -> Result<(Self, Vec<Pending>), OpenError> {
+        Self::open_with(&self.disk, &self.runs, &self.options, &self.wall)
+    }
+
+    /// Commits, and does what is to be done then.
     fn commit(&mut self, commands: Vec<Command>) {
-        for number in self.writer.commit(commands) {
-            let _ = self.disk.remove(number);
+        let chores = self.writer.commit(commands);
+        if !chores.is_empty() {
+            self.round(chores);
+        }
+    }
+
+    /// What the keeper does from time to time.
+    fn keep(&mut self) {
+        let chores = self.writer.commit(vec![Command::Tick]);
+        self.round(chores);
+    }
+
+    fn round(&mut self, chores: Chores) {
+        let writer = &mut self.writer;
+        let mut more = vec![chores];
+        while let Some(chores) = more.pop() {
+            self.keeper.round(chores, &mut |command| {
+                let chores = writer.commit(vec![command]);
+                if !chores.is_empty() {
+                    more.push(chores);
+                }
+            });
         }
     }
 
     fn append(&mut self, entries: Vec<NewEntry>) -> Result<Vec<Appended>, AppendError> {
+        fits(&entries, &self.options)?;
+        let newest = entries.iter().map(|entry| entry.accepted_at_ms).max();
+        self.wall.set(self.wall.now().max(newest.unwrap_or_default()));
         let (reply, mut answer) = oneshot::channel();
+        let entries = encoded(&entries);
         self.commit(vec![Command::Append { entries, reply }]);
         answer.try_recv().expect("every command is answered")
     }
 
     fn settle(&mut self, seq: Seq) -> Result<(), AppendError> {
+        self.settle_as(seq, delivered())
+    }
+
+    fn settle_as(&mut self, seq: Seq, outcome: Outcome) -> Result<(), AppendError> {
         let (reply, mut answer) = oneshot::channel();
+        let at_ms = self.wall.now();
         self.commit(vec![Command::Settle {
             seq,
-            outcome: delivered(),
+            outcome,
+            at_ms,
             reply,
         }]);
         answer.try_recv().expect("every command is answered")
     }
 
+    fn note(&mut self, seq: Seq, note: Note) -> Result<(), AppendError> {
+        let (reply, mut answer) = oneshot::channel();
+        self.commit(vec![Command::Note { seq, note, reply }]);
+        answer.try_recv().expect("every command is answered")
+    }
+
     fn read(&self, seq: Seq) -> Result<Entry, ReadError> {
-        read(&self.writer.shared(), &self.disk, seq)
+        read(&self.writer.shared(), &self.disk, None, seq).map(|(_, _, entry)| entry)
     }
 }
 
@@ -110,19 +232,31 @@ fn seqs(pending: &[Pending]) -> Vec<u64> {
 }
 
 fn open_threaded(disk: &Disk, options: Options) -> (Journal, Vec<Pending>) {
-    Journal::open_on(Arc::new(disk.clone()), options, ()).unwrap()
+    let runs = Arc::new(Runs::default());
+    Journal::open_on(Arc::new(disk.clone()), runs, options, Surroundings::default(), ()).unwrap()
+}
+
+/// Room for everything, and no file larger than what is in it.
+fn roomy() -> Options {
+    Options {
+        preallocate: false,
+        channel_share: 100,
+        environment_share: 100,
+        ..Options::default()
+    }
 }
 
 fn small_segments() -> Options {
     Options {
         segment_bytes: 600,
-        ..Options::default()
+        ..roomy()
     }
 }
 
-fn window(ms: u64) -> Options {
+/// Ids are remembered for so many hours.
+fn window(hours: u64) -> Options {
     Options {
-        dedup_window: Duration::from_millis(ms),
+        dedup_window: Duration::from_secs(3600 * hours),
         ..small_segments()
     }
 }

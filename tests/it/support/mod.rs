@@ -131,3 +131,9 @@ impl TestCluster {
 pub fn project() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
+
+/// The time as WhatsApp writes it. (A message that is days old by its own time is set aside.)
+pub fn now() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap().as_secs().to_string()
+}
