@@ -139,7 +139,7 @@ fn a_duplicate_of_a_commit_that_failed_is_not_acknowledged() {
             let (reply, answer) = oneshot::channel();
             (
                 Command::Append {
-                    entries: encoded(&[entry(1)]),
+                    entries: encoded([entry(1)]),
                     reply,
                 },
                 answer,

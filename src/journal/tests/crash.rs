@@ -101,7 +101,7 @@ impl Model {
                 }
                 let (reply, answer) = oneshot::channel();
                 commands.push(Command::Append {
-                    entries: encoded(&entries),
+                    entries: encoded(entries.clone()),
                     reply,
                 });
                 asked.push(Asked::Append(entries, answer));

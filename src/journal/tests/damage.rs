@@ -296,7 +296,7 @@ fn a_file_that_was_being_given_back_when_the_machine_stopped_is_no_damage() {
     // Its name is back, its header is not.
     let (header, frames) = (
         vec![0; 64],
-        [b"FRM2".to_vec(), vec![0; 8], (gone as u32).to_le_bytes().to_vec()],
+        [b"FRM2".to_vec(), vec![0; 8], gone.to_le_bytes()[..4].to_vec()],
     );
     files.insert(gone, [header, frames.concat(), vec![7; 500]].concat());
     let disk = Disk::with_files(files.clone(), fastrand::Rng::new());

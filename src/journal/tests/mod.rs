@@ -66,11 +66,9 @@ impl NewEntry {
     }
 }
 
-fn encoded(entries: &[NewEntry]) -> Vec<Encoded> {
-    entries
-        .iter()
-        .map(|entry| Encoded::new(entry, None).unwrap())
-        .collect()
+fn encoded(entries: impl IntoIterator<Item = NewEntry>) -> Vec<Encoded> {
+    let entries = entries.into_iter();
+    entries.map(|entry| Encoded::new(&entry, None).unwrap()).collect()
 }
 
 fn delivered() -> Outcome {
@@ -195,7 +193,7 @@ impl Bench {
         let newest = entries.iter().map(|entry| entry.accepted_at_ms).max();
         self.wall.set(self.wall.now().max(newest.unwrap_or_default()));
         let (reply, mut answer) = oneshot::channel();
-        let entries = encoded(&entries);
+        let entries = encoded(entries);
         self.commit(vec![Command::Append { entries, reply }]);
         answer.try_recv().expect("every command is answered")
     }
