@@ -10,6 +10,7 @@
 #![allow(clippy::print_stdout, reason = "a report for a person at a terminal")]
 
 mod board;
+#[path = "../figures.rs"]
 mod figures;
 mod load;
 mod phases;

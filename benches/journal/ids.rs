@@ -21,7 +21,7 @@ const RATE: u64 = 80;
 const UNKNOWN: u64 = 1 << 40;
 
 /// The digest of the id with this number (`SplitMix64` twice).
-fn key(number: u64) -> DedupKey {
+pub fn key(number: u64) -> DedupKey {
     let half = |seed: u64| {
         let mut mixed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -46,7 +46,7 @@ fn born(number: u64) -> Born {
 }
 
 /// Memory of this process in MiB: now, and at most since it was asked last.
-fn memory() -> anyhow::Result<(f64, f64)> {
+pub fn memory() -> anyhow::Result<(f64, f64)> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let field = |name: &str| -> anyhow::Result<f64> {
         let line = status

@@ -8,7 +8,13 @@
 
 #![allow(clippy::print_stdout, reason = "a report for a person at a terminal")]
 
+#[path = "../figures.rs"]
+#[allow(dead_code, reason = "each measurement uses its part of it")]
+mod figures;
 mod ids;
+mod log;
+
+use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
@@ -21,6 +27,18 @@ struct Arguments {
     /// How many ids are remembered, in millions; measured at each of these numbers
     #[arg(long, value_name = "M", value_delimiter = ',', default_value = "1,10,50")]
     ids: Vec<u64>,
+    /// How long each phase of the log lasts, in seconds
+    #[arg(long, value_name = "S", default_value_t = 10)]
+    seconds: u64,
+    /// How long the log is watched for stalls, in seconds
+    #[arg(long, value_name = "S", default_value_t = 180)]
+    stall_seconds: u64,
+    /// How many messages are queued
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    queued: u64,
+    /// The directory whose disk is measured
+    #[arg(long, value_name = "DIR", default_value = "target")]
+    dir: PathBuf,
     /// Given by `cargo bench`; without it (under `cargo test --benches`) nothing is measured
     #[arg(long, hide = true)]
     bench: bool,
@@ -30,6 +48,7 @@ struct Arguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Only {
     Ids,
+    Log,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,6 +60,17 @@ fn main() -> anyhow::Result<()> {
     let wanted = |what| arguments.only.is_none_or(|only| only == what);
     if wanted(Only::Ids) {
         ids::measure(&arguments.ids)?;
+    }
+    if wanted(Only::Log) {
+        let ids = arguments.ids.last().copied().unwrap_or_default();
+        let table = log::measure(
+            &arguments.dir,
+            arguments.seconds,
+            arguments.stall_seconds,
+            arguments.queued,
+            ids,
+        )?;
+        println!("{table}");
     }
     Ok(())
 }
