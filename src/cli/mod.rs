@@ -7,6 +7,7 @@ mod controller;
 mod crd;
 mod doctor;
 mod import;
+mod journal;
 mod output;
 mod plan;
 mod progress;
@@ -51,6 +52,8 @@ enum Command {
     Validate(validate::Validate),
     /// Make manifests of channel documents of Aura
     Import(import::Import),
+    /// Check, show or repair the files of a bridge's journal, while no bridge uses them
+    Journal(journal::JournalFiles),
 }
 
 /// What both roles need.
@@ -96,6 +99,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Doctor(command) => (command.run(), NOT_JUDGED),
         Command::Validate(command) => (command.run(), NOT_JUDGED),
         Command::Import(command) => (command.run(), NOT_JUDGED),
+        Command::Journal(command) => (command.run(), NOT_JUDGED),
         Command::Plan(command) => (command.run(), NOT_JUDGED),
     };
     ended(result, failed)

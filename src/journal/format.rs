@@ -397,7 +397,7 @@ pub(super) fn holds_frames_of(number: u64, file: &[u8]) -> bool {
         .any(|chunk| chunk.len() == ALIGN && chunk[..4] == FRAME_MAGIC && chunk[12..16] == low32(number))
 }
 
-fn encode_content(out: &mut Vec<u8>, record: &Record<'_>) {
+pub(super) fn encode_content(out: &mut Vec<u8>, record: &Record<'_>) {
     match record {
         Record::Accepted(entry) => {
             entry.head.encode(entry.trace, out);
@@ -598,6 +598,40 @@ pub(super) fn decode_frame_at(salt: Salt, at: u64, rest: &[u8]) -> Result<Frame<
         newest_ms,
         records,
     })
+}
+
+/// The records that are whole by their own checksums in a frame that is not, as long as their lengths lead on.
+pub(super) fn salvage(salt: Salt, file: &[u8], offset: usize) -> Vec<(Place, Record<'_>)> {
+    let mut records = Vec::new();
+    let Some(header) = file
+        .get(offset..)
+        .and_then(|rest| rest.first_chunk::<FRAME_HEADER>())
+    else {
+        return records;
+    };
+    let known = is_frame_of(salt, offset as u64, header);
+    let count = if known {
+        u32_at(header, 8).unwrap_or_default()
+    } else {
+        0
+    };
+    let mut at = offset + FRAME_HEADER;
+    for _ in 0..count {
+        let Some(rest) = file.get(at..) else { break };
+        let Some(len) = u32_at(rest, 0).and_then(|len| usize::try_from(len).ok()) else {
+            break;
+        };
+        if let Some((record, whole)) = decode_record(salt, at as u64, rest) {
+            let len = u32::try_from(whole).unwrap_or(u32::MAX);
+            let place = Place {
+                offset: at as u64,
+                len,
+            };
+            records.push((place, record));
+        }
+        at = at.saturating_add(RECORD_HEADER).saturating_add(len);
+    }
+    records
 }
 
 /// The content of the record at the start of `bytes`, if its checksum holds.

@@ -22,6 +22,7 @@ mod clock;
 mod error;
 mod format;
 mod group;
+pub mod inspect;
 // Reachable for the measurement in benches/journal alone.
 #[cfg(feature = "sim")]
 #[doc(hidden)]

@@ -14,10 +14,10 @@ use std::time::Duration;
 use ::bytes::Bytes;
 use tokio::sync::oneshot;
 
-use self::disk::Disk;
+pub(super) use self::disk::Disk;
 use super::group::Command;
 use super::keeper::Keeper;
-use super::memory::Runs;
+pub(super) use super::memory::Runs;
 use super::seal::Encoded;
 use super::writer::{Chores, Writer};
 use super::{
@@ -30,7 +30,7 @@ const HOUR_MS: u64 = 3_600_000;
 const START_MS: u64 = 480_000 * HOUR_MS + 1_000;
 
 /// A message that differs from all others by its number, id and body included.
-fn entry(number: u64) -> NewEntry {
+pub(super) fn entry(number: u64) -> NewEntry {
     NewEntry {
         address: Address {
             direction: if number.is_multiple_of(2) {
@@ -75,7 +75,7 @@ fn delivered() -> Outcome {
     Outcome::Delivered { reference: None }
 }
 
-fn dead(reason: &str) -> Outcome {
+pub(super) fn dead(reason: &str) -> Outcome {
     Outcome::DeadLetter {
         reason: reason.to_owned(),
     }
@@ -83,7 +83,7 @@ fn dead(reason: &str) -> Outcome {
 
 /// A wall clock that a test sets.
 #[derive(Clone)]
-struct Wall(Arc<AtomicU64>);
+pub(super) struct Wall(Arc<AtomicU64>);
 
 impl Default for Wall {
     fn default() -> Self {
@@ -110,21 +110,21 @@ impl Wall {
 }
 
 /// A journal without threads: what a test does happens at once and in order.
-struct Bench {
-    writer: Writer,
+pub(super) struct Bench {
+    pub writer: Writer,
     keeper: Keeper,
-    disk: Disk,
+    pub disk: Disk,
     runs: Runs,
     wall: Wall,
     options: Options,
 }
 
 impl Bench {
-    fn open(disk: &Disk, options: &Options) -> Result<(Self, Vec<Pending>), OpenError> {
+    pub fn open(disk: &Disk, options: &Options) -> Result<(Self, Vec<Pending>), OpenError> {
         Self::open_with(disk, &Runs::default(), options, &Wall::default())
     }
 
-    fn open_with(
+    pub fn open_with(
         disk: &Disk,
         runs: &Runs,
         options: &Options,
@@ -152,7 +152,7 @@ impl Bench {
         Ok((bench, pending))
     }
 
-    fn new(options: &Options) -> Self {
+    pub fn new(options: &Options) -> Self {
         Self::open(&Disk::default(), options).unwrap().0
     }
 
@@ -188,7 +188,7 @@ impl Bench {
         }
     }
 
-    fn append(&mut self, entries: Vec<NewEntry>) -> Result<Vec<Appended>, AppendError> {
+    pub fn append(&mut self, entries: Vec<NewEntry>) -> Result<Vec<Appended>, AppendError> {
         fits(&entries, &self.options)?;
         let newest = entries.iter().map(|entry| entry.accepted_at_ms).max();
         self.wall.set(self.wall.now().max(newest.unwrap_or_default()));
@@ -198,11 +198,11 @@ impl Bench {
         answer.try_recv().expect("every command is answered")
     }
 
-    fn settle(&mut self, seq: Seq) -> Result<(), AppendError> {
+    pub fn settle(&mut self, seq: Seq) -> Result<(), AppendError> {
         self.settle_as(seq, delivered())
     }
 
-    fn settle_as(&mut self, seq: Seq, outcome: Outcome) -> Result<(), AppendError> {
+    pub fn settle_as(&mut self, seq: Seq, outcome: Outcome) -> Result<(), AppendError> {
         let (reply, mut answer) = oneshot::channel();
         let at_ms = self.wall.now();
         self.commit(vec![Command::Settle {
@@ -220,12 +220,12 @@ impl Bench {
         answer.try_recv().expect("every command is answered")
     }
 
-    fn read(&self, seq: Seq) -> Result<Entry, ReadError> {
+    pub fn read(&self, seq: Seq) -> Result<Entry, ReadError> {
         read(&self.writer.shared(), &self.disk, None, seq).map(|(_, _, entry)| entry)
     }
 }
 
-fn seqs(pending: &[Pending]) -> Vec<u64> {
+pub(super) fn seqs(pending: &[Pending]) -> Vec<u64> {
     pending.iter().map(|message| message.seq.0).collect()
 }
 
@@ -235,7 +235,7 @@ fn open_threaded(disk: &Disk, options: Options) -> (Journal, Vec<Pending>) {
 }
 
 /// Room for everything, and no file larger than what is in it.
-fn roomy() -> Options {
+pub(super) fn roomy() -> Options {
     Options {
         preallocate: false,
         channel_share: 100,
@@ -244,7 +244,7 @@ fn roomy() -> Options {
     }
 }
 
-fn small_segments() -> Options {
+pub(super) fn small_segments() -> Options {
     Options {
         segment_bytes: 600,
         ..roomy()
