@@ -50,6 +50,7 @@ const PURE: &[&str] = &[
     "src/bridge/entry.rs",
     "src/bridge/issued.rs",
     "src/sim/apiproxy/request.rs",
+    "src/sim/ledger.rs",
     "src/validate",
     "src/import",
     "src/plan/judge.rs",

@@ -1,5 +1,8 @@
 //! What was acknowledged survives `kill -9` (Law 1), seen from outside: whole processes, real files.
 
+mod kills;
+mod load;
+
 use aura_whatsapp_operator::sim::{aura::Behaviour, fault::Fault};
 use serde_json::json;
 

@@ -51,6 +51,8 @@ pub struct AuraCall {
 /// A request with a reply.
 #[derive(Clone, Debug)]
 pub struct SentReply {
+    /// When it began.
+    pub began: Timestamp,
     /// When it ended.
     pub at: Timestamp,
     /// The reply's id.

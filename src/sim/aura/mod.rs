@@ -244,6 +244,12 @@ impl AuraSim {
         self.data().read(|data| data.replies.clone())
     }
 
+    /// The requests with replies that have ended after the first `count`: cheap where there were many before.
+    pub fn replies_since(&self, count: usize) -> Vec<SentReply> {
+        self.data()
+            .read(|data| data.replies.get(count..).unwrap_or_default().to_vec())
+    }
+
     /// Waits until `n` replies have been taken (2xx).
     ///
     /// # Errors
