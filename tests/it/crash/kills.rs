@@ -38,7 +38,9 @@ const KERNEL_TAKES: Duration = Duration::from_millis(15);
 /// A call that comes so soon after the start of a run was sent by the run before.
 const LATE: Duration = Duration::from_millis(20);
 /// The highest hit at which a failpoint is armed.
-const HITS: u64 = 15;
+const HITS: u64 = 25;
+/// How long after its first answer a run is killed from outside at the latest, in milliseconds.
+const LONGEST_LIFE: u64 = 250;
 /// How long the rest may take to arrive at the end.
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -232,7 +234,7 @@ async fn end_at_random(
         serving.push(start.elapsed());
     }
     // Not a wait for something: the moment of the kill.
-    tokio::time::sleep(Duration::from_millis(random.u64(0..150))).await;
+    tokio::time::sleep(Duration::from_millis(random.u64(0..LONGEST_LIFE))).await;
     let unfinished = load.unfinished();
     let status = child.kill9().await.unwrap();
     assert_eq!(
