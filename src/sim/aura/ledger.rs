@@ -46,6 +46,8 @@ pub struct AuraCall {
     pub channel_id: Option<String>,
     /// What was answered; none while it is under way, or for ever if no answer was sent.
     pub status: Option<u16>,
+    /// When it was answered.
+    pub answered_at: Option<Timestamp>,
 }
 
 /// A request with a reply.

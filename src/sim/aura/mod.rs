@@ -306,6 +306,7 @@ impl App for State {
             activity_id: body["id"].as_str().map(str::to_owned),
             channel_id: channel_id.clone(),
             status: None,
+            answered_at: None,
         };
         let entry = self.data.write(|data| {
             data.calls.push(entry);
@@ -330,6 +331,7 @@ impl App for State {
         self.data.write(|data| {
             if let Some(call) = data.calls.get_mut(entry) {
                 call.status = Some(answer.status().as_u16());
+                call.answered_at = Some(Timestamp::now());
             }
         });
     }
