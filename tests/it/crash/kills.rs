@@ -135,6 +135,8 @@ async fn one_world(random: &mut fastrand::Rng, first: usize, count: usize, seed:
     let setup = setup.elapsed();
     let killing = Instant::now();
     let (mut runs, mut serving, mut stuck) = (Vec::new(), Vec::new(), None);
+    // Of every run, also of one that did not end as it should.
+    let mut starts = Vec::new();
     for n in first..first + count {
         // The first run fills the backlog; after it each kill finds one, however early it comes.
         if runs.is_empty() {
@@ -147,6 +149,7 @@ async fn one_world(random: &mut fastrand::Rng, first: usize, count: usize, seed:
             world.kill_bridge().await;
         }
         let place = (n % 2 == 1).then(|| Place::ALL[n / 2 % Place::ALL.len()]);
+        starts.push(Timestamp::now());
         let ended = match place {
             Some(place) => end_at(&mut world, &load, place, random.u64(1..=HITS)).await,
             None => end_at_random(&mut world, &load, random, &mut serving).await,
@@ -170,7 +173,7 @@ async fn one_world(random: &mut fastrand::Rng, first: usize, count: usize, seed:
     let killing = killing.elapsed();
 
     let draining = Instant::now();
-    let last = Timestamp::now();
+    starts.push(Timestamp::now());
     world.site.bridge_variable = None;
     world.start_bridge().await;
     let ended = tokio::time::timeout(DRAIN, load.end()).await;
@@ -190,7 +193,7 @@ async fn one_world(random: &mut fastrand::Rng, first: usize, count: usize, seed:
         killing / u32::try_from(runs.len().max(1)).unwrap(),
         serving.get(serving.len() / 2).copied().unwrap_or_default(),
     );
-    judge(&world, &numbers, &load, &runs, last, seed);
+    judge(&world, &numbers, &load, &runs, &starts, seed);
     assert_eq!(stuck, None, "AURA_CRASH_SEED={seed}");
     runs
 }
@@ -270,9 +273,8 @@ async fn end_at_random(
 }
 
 /// Judges both directions.
-fn judge(world: &World, numbers: &[Number], load: &Load, runs: &[Run], last: Timestamp, seed: u64) {
+fn judge(world: &World, numbers: &[Number], load: &Load, runs: &[Run], starts: &[Timestamp], seed: u64) {
     assert_eq!(load.odd(), Vec::<String>::new(), "odd answers to webhook calls");
-    let starts: Vec<Timestamp> = runs.iter().map(|run| run.started).chain([last]).collect();
     let run_at = |at: Timestamp| starts.partition_point(|start| *start + LATE <= at);
 
     let to_aura = load.sent();
