@@ -27,7 +27,7 @@ async fn a_message_acknowledged_just_before_a_kill_reaches_aura_and_its_reply_th
         .send()
         .await
         .unwrap();
-    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.status(), 200, "{}", world.log("bridge"));
     world.kill_bridge().await;
     assert!(
         world.aura.activities().is_empty(),

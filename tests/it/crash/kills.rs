@@ -177,7 +177,12 @@ async fn one_world(random: &mut fastrand::Rng, first: usize, count: usize, seed:
     world.site.bridge_variable = None;
     world.start_bridge().await;
     let ended = tokio::time::timeout(DRAIN, load.end()).await;
-    assert!(ended.is_ok(), "calls were not answered\n{}", world.log("bridge"));
+    assert!(
+        ended.is_ok(),
+        "calls are not answered after {} kills (AURA_CRASH_SEED={seed}): {stuck:?}\n{}",
+        runs.len(),
+        said(&world)
+    );
     while !load.is_over() && draining.elapsed() < DRAIN {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -344,7 +349,11 @@ fn judge(world: &World, numbers: &[Number], load: &Load, runs: &[Run], starts: &
             repeats,
         } = ledger::judge(sent, arrived);
         println!("{direction}: {count} messages arrived, {repeats} of them again after a crash");
-        assert!(count > runs.len(), "there was no load {direction}");
+        assert!(
+            count > runs.len(),
+            "there was no load {direction}\n{}",
+            said(world)
+        );
         for fault in faults.iter().take(5) {
             let _ = writeln!(
                 found,
@@ -359,8 +368,16 @@ fn judge(world: &World, numbers: &[Number], load: &Load, runs: &[Run], starts: &
     assert!(
         found.is_empty(),
         "AURA_CRASH_SEED={seed}\n{found}\n{}",
-        world.log("bridge")
+        said(world)
     );
+}
+
+/// The last lines of the bridge's log, of all runs.
+fn said(world: &World) -> String {
+    const LINES: usize = 40;
+    let log = world.log("bridge");
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
 /// What happened around a fault in its conversation, by time.

@@ -197,7 +197,7 @@ impl Inner {
                 turn: 0,
             });
             messages.push(
-                json!({"from": user, "id": format!("wamid.load.{n}"), "timestamp": "1763805600",
+                json!({"from": user, "id": format!("wamid.load.{n}"), "timestamp": offered.as_second().to_string(),
                 "type": "text", "text": {"body": text(n)}}),
             );
         }

@@ -6,6 +6,7 @@ use aura_whatsapp_operator::{
     failpoint::{Place, VARIABLE},
     sim::{aura::Behaviour, fault::Fault},
 };
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -136,8 +137,9 @@ async fn each_status_of_interest_is_told_once_and_in_order_with_the_users_messag
     let url = world.kernel.webhook_of(&number.client_id).unwrap();
     let received = world.converse(&number, USER, "uno", 1).await;
     let wamid = &received[0].wamid;
+    let now = Timestamp::now().as_second().to_string();
     let status = |status: &str| {
-        json!({"statuses": [{"id": wamid, "recipient_id": USER, "status": status, "timestamp": "1763805601",
+        json!({"statuses": [{"id": wamid, "recipient_id": USER, "status": status, "timestamp": now,
             "errors": [{"code": 470, "title": "expired"}]}]})
     };
     for kind in [

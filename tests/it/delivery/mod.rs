@@ -9,6 +9,7 @@ mod upstream;
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use aura_whatsapp_operator::sim::{aura::ReceivedActivity, fault::Fault};
+use jiff::Timestamp;
 use reqwest::Client;
 use serde_json::{Value, json};
 
@@ -22,7 +23,8 @@ fn http() -> Client {
 
 /// One text in the form of a webhook call's `messages`.
 fn text(user: &str, id: &str, text: &str) -> Value {
-    json!({"from": user, "id": id, "timestamp": "1763805600", "type": "text", "text": {"body": text}})
+    let now = Timestamp::now().as_second().to_string();
+    json!({"from": user, "id": id, "timestamp": now, "type": "text", "text": {"body": text}})
 }
 
 fn call(messages: &[Value]) -> Value {
