@@ -14,6 +14,7 @@ pub mod controller;
 pub mod convert;
 pub mod delivery;
 pub mod doctor;
+pub mod failpoint;
 pub mod http;
 pub mod import;
 pub mod journal;

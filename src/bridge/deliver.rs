@@ -137,11 +137,13 @@ impl Deliverer {
         };
         let settings = &route.environment.aura;
         let url = settings.messages_url.as_str();
+        crate::failpoint::at!(BeforeAura);
         let posted = self
             .aura
             .post(url, &credentials.outbound, &id, activity, settings.timeout())
             .await;
         let Err(error) = posted else {
+            crate::failpoint::at!(AfterAura);
             return (Ended::Delivered { reference: None }, None);
         };
         let ended = match &error {
@@ -201,8 +203,10 @@ impl Deliverer {
         let parts = convert::reply_messages(&reply, &entry.contact);
         for part in parts.iter().skip(sent) {
             let correlator = entry::send_correlator(entry.seq, sent, &self.state.keys.load());
+            crate::failpoint::at!(BeforeKernel);
             match self.kernel.send(&request, &url, &correlator, part).await {
                 Ok(id) => {
+                    crate::failpoint::at!(AfterKernel);
                     sent += 1;
                     reference = id.map(|id| entry::reference(route.channel, &id, &self.state.keys.load()));
                 }

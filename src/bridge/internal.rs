@@ -179,11 +179,13 @@ async fn take(
             .filter(|id| !id.is_empty()),
     };
     let entry = entry::reply(&route.owner(), &reply, body, &keys, now_ms());
+    crate::failpoint::at!(ReplyReceived);
     let appended = state
         .journal
         .append(vec![entry])
         .await
         .map_err(|error| public::not_kept(&error))?;
+    crate::failpoint::at!(ReplyKept);
     let (seq, new) = match appended.first() {
         Some(Appended::New(seq)) => (seq.0, 1),
         Some(Appended::Duplicate(seq)) => (seq.0, 0),

@@ -143,6 +143,7 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
         return Ok(());
     }
     let set_aside = entries.iter().filter(|entry| entry.set_aside.is_some()).count();
+    crate::failpoint::at!(WebhookReceived);
     let appended = state
         .journal
         .append(entries)
@@ -159,6 +160,7 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
         tracing::warn!(channel = %route.channel, set_aside, "older than ids are remembered: set aside as dead letters");
     }
     tracing::info!(channel = %route.channel, new, again = appended.len() as u64 - new, "accepted");
+    crate::failpoint::after!(WebhookAnswered);
     Ok(())
 }
 

@@ -264,6 +264,7 @@ impl Writer {
         } else {
             self.write(&group.records)
         };
+        crate::failpoint::at!(JournalSynced);
         if result.is_ok() {
             self.shared.tell(&group.records);
         }
@@ -369,10 +370,12 @@ impl Writer {
         let start = active.end;
         let end = start + self.buffer.len() as u64;
         // From here on `active` is gone unless the sync succeeds.
+        crate::failpoint::at!(JournalBeforeWrite);
         if let Err(error) = active.file.write_all_at(start, &self.buffer) {
             self.give_up_after_failed_write(&active, end);
             return Err(error);
         }
+        crate::failpoint::at!(JournalWritten);
         let clock = Instant::now();
         if let Err(error) = active.file.sync() {
             tracing::error!(segment = self.last.number, %error, "sync failed; going on in a new segment");

@@ -247,6 +247,14 @@ impl Client {
                         headers,
                         body,
                     }),
+                    // The head has said that the message was taken: sent again, the user would have it twice.
+                    Err(_) if matches!(operation, Operation::Send) && (200..300).contains(&status) => {
+                        Ok(Answer {
+                            status,
+                            headers,
+                            body: Bytes::new(),
+                        })
+                    }
                     Err(http::BodyError::TooLarge) => Err(KernelError::InvalidResponse("it is too large")),
                     Err(http::BodyError::TimedOut) => Err(KernelError::TimedOut),
                     Err(http::BodyError::Broken) => Err(KernelError::Interrupted),

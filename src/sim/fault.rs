@@ -37,6 +37,8 @@ pub struct Fault {
     endpoint: Option<Endpoint>,
     subject: Option<String>,
     left: Option<u32>,
+    /// Of a hundred calls.
+    share: u8,
 }
 
 /// What happens to the call.
@@ -52,6 +54,14 @@ pub(crate) enum Kind {
     /// The time for each byte of the body.
     Drip(Duration),
     Gone,
+    /// Any time up to this one.
+    DelayUpTo(Duration),
+    Redirect(String),
+    Endless,
+    Malformed,
+    HalfClose,
+    /// How long the connection is kept after the answer.
+    CloseIdle(Duration),
 }
 
 impl Fault {
@@ -65,6 +75,7 @@ impl Fault {
             endpoint: None,
             subject: None,
             left: None,
+            share: 100,
         }
     }
 
@@ -124,6 +135,52 @@ impl Fault {
     #[must_use]
     pub fn gone() -> Self {
         Self::new(Kind::Gone)
+    }
+
+    /// Answers properly, but only after some time, up to this one.
+    #[must_use]
+    pub fn delay_up_to(time: Duration) -> Self {
+        Self::new(Kind::DelayUpTo(time))
+    }
+
+    /// Sends the caller elsewhere: 307 with this `Location`. The call has no effect.
+    #[must_use]
+    pub fn redirect(to: impl Into<String>) -> Self {
+        Self::new(Kind::Redirect(to.into()))
+    }
+
+    /// Answers with the proper head and a body that never ends, as fast as it is read. The call has had its effect.
+    #[must_use]
+    pub fn endless() -> Self {
+        Self::new(Kind::Endless)
+    }
+
+    /// Answers with something that is no HTTP, and closes the connection. The call has no effect, unless
+    /// [`Fault::after_effect`] is added.
+    #[must_use]
+    pub fn malformed() -> Self {
+        Self::new(Kind::Malformed)
+    }
+
+    /// Closes its half of the connection without an answer, and goes on listening on the other half. The call has no
+    /// effect, unless [`Fault::after_effect`] is added.
+    #[must_use]
+    pub fn half_close() -> Self {
+        Self::new(Kind::HalfClose)
+    }
+
+    /// Answers properly, and closes the connection so long after, with no word before: what a caller sends on it in
+    /// that moment has no effect and no answer.
+    #[must_use]
+    pub fn close_idle(after: Duration) -> Self {
+        Self::new(Kind::CloseIdle(after))
+    }
+
+    /// Acts on so many of a hundred calls, by chance.
+    #[must_use]
+    pub fn share(mut self, percent: u8) -> Self {
+        self.share = percent;
+        self
     }
 
     /// Adds a `Retry-After` of so many seconds to [`Fault::status`].
@@ -215,7 +272,10 @@ impl Faults {
     /// The fault that hits this call, if any; takes one from its count.
     pub(crate) fn take(&self, endpoint: Endpoint, subject: Option<&str>) -> Option<Fault> {
         let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fault = faults.iter_mut().find(|fault| fault.fits(endpoint, subject))?;
+        let chance = |fault: &Fault| fault.share >= 100 || fastrand::u8(..100) < fault.share;
+        let fault = faults
+            .iter_mut()
+            .find(|fault| fault.fits(endpoint, subject) && chance(fault))?;
         let taken = fault.strike();
         faults.retain(|fault| !fault.is_over());
         taken
@@ -268,6 +328,17 @@ mod tests {
             kinds,
             [Kind::Status(StatusCode::SERVICE_UNAVAILABLE), Kind::Garbage]
         );
+    }
+
+    #[test]
+    fn a_fault_may_act_on_a_share_of_the_calls_and_the_others_are_for_the_next_one() {
+        let faults = Faults::default();
+        faults.inject(Fault::hang().share(20));
+        faults.inject(Fault::garbage());
+        let hangs = (0..1000)
+            .filter_map(|_| faults.take(Endpoint::Messages, None))
+            .filter(|fault| fault.kind == Kind::Hang);
+        assert!((100..300).contains(&hangs.count()));
     }
 
     #[test]

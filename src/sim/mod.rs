@@ -7,4 +7,5 @@ pub mod controlplane;
 pub mod dev;
 pub mod fault;
 pub mod kernel;
+pub mod ledger;
 pub mod server;

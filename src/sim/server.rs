@@ -9,7 +9,9 @@ use std::{
     future::Future,
     io,
     net::{Ipv4Addr, SocketAddr},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -19,14 +21,15 @@ use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxB
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::{Frame, Incoming},
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER},
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Notify, watch},
     task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -257,20 +260,130 @@ async fn accept(listener: TcpListener, app: Arc<impl Serve>, stop: CancellationT
 pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The service's error: makes hyper close the connection without an answer.
-#[derive(Debug, thiserror::Error)]
-#[error("closed by a fault")]
-pub(crate) struct Closed;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Closed {
+    #[error("closed by a fault")]
+    Now,
+    #[error("closed by a fault, with something before")]
+    After(Last),
+}
+
+/// What is done with a connection before it is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Last {
+    /// Something is sent that is no HTTP.
+    Malformed,
+    /// No more is sent, and the caller is listened to until it goes.
+    HalfClose,
+}
+
+/// An answer's extension: the connection is closed so long after it.
+#[derive(Clone, Copy)]
+pub(crate) struct CloseAfter(pub Duration);
 
 async fn connection(stream: TcpStream, app: Arc<impl Serve>) {
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let app = Arc::clone(&app);
-        async move { app.serve(request).await }
+    let stream = Arc::new(stream);
+    let (last, close) = (Arc::new(Mutex::new(None)), Arc::new(Notify::new()));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (app, last, close) = (Arc::clone(&app), Arc::clone(&last), Arc::clone(&close));
+        async move {
+            let served = app.serve(request).await;
+            match &served {
+                Err(Closed::After(what)) => {
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(*what);
+                }
+                Ok(answer) => {
+                    if let Some(CloseAfter(time)) = answer.extensions().get().copied() {
+                        tokio::spawn(async move {
+                            tokio::time::sleep(time).await;
+                            close.notify_one();
+                        });
+                    }
+                }
+                Err(Closed::Now) => {}
+            }
+            served
+        }
     });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(SharedStream(Arc::clone(&stream))), service);
     // An error here is a caller that went away, or a fault.
-    let _ = hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    tokio::select! {
+        _ = serving => {}
+        () = close.notified() => {}
+    }
+    let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match last {
+        None => {}
+        Some(Last::Malformed) => {
+            let _ = SharedStream(stream)
+                .write_all(b"SSH-2.0-this is no HTTP\r\n\r\n")
+                .await;
+        }
+        Some(Last::HalfClose) => {
+            let mut stream = SharedStream(stream);
+            let _ = stream.shutdown().await;
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        }
+    }
+}
+
+/// A connection that outlives hyper's hold on it: what no HTTP server would do is done on it afterwards.
+struct SharedStream(Arc<TcpStream>);
+
+impl AsyncRead for SharedStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read(into.initialize_unfilled()) {
+                Ok(read) => {
+                    into.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for SharedStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match self.0.try_write(from) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match self.0.try_write_vectored(from) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(rustix::net::shutdown(&*self.0, rustix::net::Shutdown::Write).map_err(io::Error::from))
+    }
 }
 
 async fn serve(app: &impl App, request: Request<Incoming>) -> Result<Response<Body>, Closed> {
@@ -352,13 +465,46 @@ async fn misbehave(
             }
         }
         Kind::Hang => std::future::pending().await,
-        Kind::Reset => return Err(Closed),
+        Kind::Reset => return Err(Closed::Now),
         Kind::Cut => {
             let answer = match proper {
                 Some(answer) => answer,
                 None => decorated(app, call).await,
             };
             return Ok(half(answer));
+        }
+        Kind::DelayUpTo(time) => {
+            tokio::time::sleep(time.mul_f64(fastrand::f64())).await;
+            match proper {
+                Some(answer) => answer,
+                None => decorated(app, call).await,
+            }
+        }
+        Kind::Redirect(ref to) => {
+            let status = StatusCode::TEMPORARY_REDIRECT;
+            let mut answer = json(status, &app.error_body(status));
+            if let Ok(to) = HeaderValue::from_str(to) {
+                answer.headers_mut().insert(LOCATION, to);
+            }
+            answer
+        }
+        Kind::Endless => {
+            let answer = match proper {
+                Some(answer) => answer,
+                None => decorated(app, call).await,
+            };
+            app.answered(arrival.entry, &answer);
+            return Ok(endless(answer));
+        }
+        Kind::Malformed => return Err(Closed::After(Last::Malformed)),
+        Kind::HalfClose => return Err(Closed::After(Last::HalfClose)),
+        Kind::CloseIdle(after) => {
+            let mut answer = match proper {
+                Some(answer) => answer,
+                None => decorated(app, call).await,
+            };
+            answer.extensions_mut().insert(CloseAfter(after));
+            answer
         }
         Kind::Drip(each) => {
             let answer = match proper {
@@ -418,6 +564,15 @@ pub(crate) fn dripping(answer: Answer, each: Duration) -> Response<Body> {
         .headers_mut()
         .insert(CONTENT_LENGTH, HeaderValue::from(length));
     answer
+}
+
+/// The head says nothing of a length, and the body never ends.
+pub(crate) fn endless(answer: Answer) -> Response<Body> {
+    let chunk = Bytes::from_static(&[b' '; 16 * 1024]);
+    answer.map(|body| {
+        let more = stream::repeat_with(move || Ok(Frame::data(chunk.clone())));
+        StreamBody::new(stream::iter([Ok(Frame::data(body))]).chain(more)).boxed_unsync()
+    })
 }
 
 /// The bytes of a chunk one by one, each after this time.

@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use aura_whatsapp_operator::failpoint::Place;
+
 use crate::support::project;
 
 /// Modules that only compute, and what none of them may name.
@@ -50,6 +52,7 @@ const PURE: &[&str] = &[
     "src/bridge/entry.rs",
     "src/bridge/issued.rs",
     "src/sim/apiproxy/request.rs",
+    "src/sim/ledger.rs",
     "src/validate",
     "src/import",
     "src/plan/judge.rs",
@@ -253,6 +256,33 @@ fn a_pure_module_has_no_effects() {
 #[test]
 fn modules_look_only_where_they_may() {
     assert_eq!(offences(ARROWS), Vec::<String>::new());
+}
+
+/// Each failpoint is called at one place, by one line: what the crash tests end the bridge at is all there.
+#[test]
+fn each_failpoint_is_called_once() {
+    let mut files = Vec::new();
+    sources(&project().join("src"), &mut files);
+    let code: String = files
+        .iter()
+        .filter(|(file, _)| file != "src/failpoint.rs")
+        .map(|(_, text)| shipped(text))
+        .collect();
+    let called = |line: &str| {
+        let call = line.trim().strip_prefix("crate::failpoint::")?;
+        let call = call.strip_prefix("at!(").or(call.strip_prefix("after!("))?;
+        Some(call.strip_suffix(");")?.to_owned())
+    };
+    let mut calls: Vec<String> = code.lines().filter_map(called).collect();
+    calls.sort();
+    let mut places: Vec<String> = Place::ALL.iter().map(|place| format!("{place:?}")).collect();
+    places.sort();
+    assert_eq!(calls, places);
+    assert_eq!(
+        code.matches("failpoint::").count(),
+        places.len(),
+        "called otherwise"
+    );
 }
 
 #[test]

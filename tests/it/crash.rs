@@ -1,5 +1,8 @@
 //! What was acknowledged survives `kill -9` (Law 1), seen from outside: whole processes, real files.
 
+mod kills;
+mod load;
+
 use aura_whatsapp_operator::sim::{aura::Behaviour, fault::Fault};
 use serde_json::json;
 
@@ -24,7 +27,7 @@ async fn a_message_acknowledged_just_before_a_kill_reaches_aura_and_its_reply_th
         .send()
         .await
         .unwrap();
-    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.status(), 200, "{}", world.log("bridge"));
     world.kill_bridge().await;
     assert!(
         world.aura.activities().is_empty(),

@@ -21,7 +21,8 @@ use super::{ApiRequest, Calls, Chunk, State, Verb, WatchEnd};
 use crate::sim::{
     fault::{Fault, Kind},
     server::{
-        Answer, Body, Closed, Serve, breaking, dripping, drops, garbage, half, json as answer_json, whole,
+        Answer, Body, CloseAfter, Closed, Last, Serve, breaking, dripping, drops, endless, garbage, half,
+        json as answer_json, whole,
     },
 };
 
@@ -53,7 +54,7 @@ impl Serve for State {
     async fn serve(&self, request: Request<Incoming>) -> Result<Response<Body>, Closed> {
         let (head, body) = request.into_parts();
         let body = Limited::new(body, BODY_LIMIT).collect().await;
-        let body = body.map_err(|_| Closed)?.to_bytes();
+        let body = body.map_err(|_| Closed::Now)?.to_bytes();
         let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
         let request = ApiRequest::new(head.method.as_str(), path, query, Timestamp::now());
         let fault = self.strike(&request);
@@ -125,7 +126,7 @@ impl State {
             .body(given.body.clone())
             .send()
             .await
-            .map_err(|_| Closed)
+            .map_err(|_| Closed::Now)
     }
 
     /// Passes a request on, and the answer back as it comes.
@@ -141,7 +142,7 @@ impl State {
     async fn proper(&self, given: &Given) -> Result<Answer, Closed> {
         let answer = self.ask(given).await?;
         let (status, headers) = (answer.status(), kept(answer.headers()));
-        let mut proper = Response::new(answer.bytes().await.map_err(|_| Closed)?);
+        let mut proper = Response::new(answer.bytes().await.map_err(|_| Closed::Now)?);
         *proper.status_mut() = status;
         *proper.headers_mut() = headers;
         Ok(proper)
@@ -158,8 +159,27 @@ impl State {
                 tokio::time::sleep(time).await;
                 return self.pass(given).await;
             }
+            Kind::DelayUpTo(time) => {
+                tokio::time::sleep(time.mul_f64(fastrand::f64())).await;
+                return self.pass(given).await;
+            }
+            Kind::Redirect(ref to) => {
+                let mut answer = refusal(StatusCode::TEMPORARY_REDIRECT, fault);
+                if let Ok(to) = HeaderValue::from_str(to) {
+                    answer.headers_mut().insert(header::LOCATION, to);
+                }
+                answer
+            }
+            Kind::Endless => return self.proper(given).await.map(endless),
+            Kind::Malformed => return Err(Closed::After(Last::Malformed)),
+            Kind::HalfClose => return Err(Closed::After(Last::HalfClose)),
+            Kind::CloseIdle(after) => {
+                let mut answer = self.pass(given).await?;
+                answer.extensions_mut().insert(CloseAfter(after));
+                return Ok(answer);
+            }
             Kind::Hang => std::future::pending().await,
-            Kind::Reset => return Err(Closed),
+            Kind::Reset => return Err(Closed::Now),
             Kind::Cut if watch => {
                 self.answered(given, StatusCode::OK);
                 return Ok(broken_event());

@@ -178,6 +178,7 @@ async fn take_turn(state: Arc<State>, http: Client, turn: Turn, mut up: watch::R
             attempt += 1;
             // Never closed while this runs.
             let _ = up.wait_for(|up| *up).await;
+            let began = Timestamp::now();
             let credential = format!("APIKEY {}", state.options.reply_api_key);
             let sending = http
                 .post(&url)
@@ -186,6 +187,7 @@ async fn take_turn(state: Arc<State>, http: Client, turn: Turn, mut up: watch::R
                 .send();
             let status = sending.await.ok().map(|answer| answer.status().as_u16());
             let sent = SentReply {
+                began,
                 at: Timestamp::now(),
                 id: id.clone(),
                 conversation_id: turn.activity.conversation_id.clone(),

@@ -46,11 +46,15 @@ pub struct AuraCall {
     pub channel_id: Option<String>,
     /// What was answered; none while it is under way, or for ever if no answer was sent.
     pub status: Option<u16>,
+    /// When it was answered.
+    pub answered_at: Option<Timestamp>,
 }
 
 /// A request with a reply.
 #[derive(Clone, Debug)]
 pub struct SentReply {
+    /// When it began.
+    pub began: Timestamp,
     /// When it ended.
     pub at: Timestamp,
     /// The reply's id.

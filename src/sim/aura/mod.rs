@@ -244,6 +244,12 @@ impl AuraSim {
         self.data().read(|data| data.replies.clone())
     }
 
+    /// The requests with replies that have ended after the first `count`: cheap where there were many before.
+    pub fn replies_since(&self, count: usize) -> Vec<SentReply> {
+        self.data()
+            .read(|data| data.replies.get(count..).unwrap_or_default().to_vec())
+    }
+
     /// Waits until `n` replies have been taken (2xx).
     ///
     /// # Errors
@@ -300,6 +306,7 @@ impl App for State {
             activity_id: body["id"].as_str().map(str::to_owned),
             channel_id: channel_id.clone(),
             status: None,
+            answered_at: None,
         };
         let entry = self.data.write(|data| {
             data.calls.push(entry);
@@ -324,6 +331,7 @@ impl App for State {
         self.data.write(|data| {
             if let Some(call) = data.calls.get_mut(entry) {
                 call.status = Some(answer.status().as_u16());
+                call.answered_at = Some(Timestamp::now());
             }
         });
     }

@@ -319,6 +319,64 @@ async fn faults_hit_as_they_say() {
 }
 
 #[tokio::test]
+async fn what_no_server_should_do_is_done_as_it_says() {
+    let world = world(Behaviour::Silent).await;
+    let activity = example("a", "x", NOWHERE);
+    let send = || world.post(&activity).timeout(SOON).send();
+    for fault in [Fault::malformed(), Fault::half_close()] {
+        world.sim.inject(fault.times(1));
+        let error = send().await.unwrap_err();
+        assert!(!error.is_timeout() && !error.is_connect(), "{error:?}");
+    }
+    world
+        .sim
+        .inject(Fault::redirect("http://127.0.0.1:9/elsewhere").times(1));
+    assert_eq!(send().await.unwrap().status(), 307);
+    assert!(
+        world.sim.activities().is_empty(),
+        "none of these has had an effect"
+    );
+
+    world.sim.inject(Fault::endless().times(1));
+    let mut answer = send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let mut read = 0;
+    while read < 1 << 20 {
+        read += answer.chunk().await.unwrap().unwrap().len();
+    }
+    drop(answer);
+    world.sim.inject(Fault::half_close().after_effect().times(1));
+    assert!(send().await.is_err());
+    assert_eq!(
+        (world.sim.activities().len(), world.sim.duplicates().len()),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_a_proper_answer() {
+    let world = world(Behaviour::Silent).await;
+    world.sim.inject(Fault::close_idle(Duration::ZERO));
+    let address = world.sim.url().trim_start_matches("http://").to_owned();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let body = example("a", "x", NOWHERE).to_string();
+    let head = format!(
+        "POST /messages HTTP/1.1\r\nhost: x\r\nauthorization: APIKEY {INBOUND}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut stream, format!("{head}{body}").as_bytes())
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let reading = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer);
+    tokio::time::timeout(SOON, reading).await.unwrap().unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(!answer.to_lowercase().contains("connection: close"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_stopped_aura_refuses_connections_and_replies_after_its_restart() {
     let world = world(Behaviour::Echo).await;
     let (bridge, url) = Bridge::start(&[503]).await;

@@ -187,6 +187,8 @@ pub struct Site {
     pub controller_admin: SocketAddr,
     /// Further arguments of the controller: `--concurrency` and the like. None unless set.
     pub controller_arguments: Vec<String>,
+    /// A variable of the bridge's environment: what arms a failpoint. None unless set.
+    pub bridge_variable: Option<(String, String)>,
 }
 
 /// Installs the resource's definition and waits until the API server serves it.
@@ -258,6 +260,7 @@ impl Site {
             bridge_admin: free_address()?,
             controller_admin: free_address()?,
             controller_arguments: Vec::new(),
+            bridge_variable: None,
         };
         for (name, key) in [("aura-out", plan.aura_key), ("aura-in", plan.reply_key)] {
             write_private(&site.dir.join("credentials").join(name), key.as_bytes())?;
@@ -430,7 +433,8 @@ impl Site {
             .args(["--public-listen", &self.public.to_string()])
             .args(["--internal-listen", &self.internal.to_string()])
             .args(["--admin-listen", &self.bridge_admin.to_string()])
-            .args(["--grace", "5"]);
+            .args(["--grace", "5"])
+            .envs(self.bridge_variable.clone());
         self.guard
             .spawn("bridge", command, &self.log("bridge"))
             .map_err(io_error("start the bridge"))

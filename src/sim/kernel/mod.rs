@@ -318,6 +318,12 @@ impl KernelSim {
         self.data().read(|data| data.received.clone())
     }
 
+    /// What all users received after the first `count` messages: cheap where there were many before.
+    pub fn received_since(&self, count: usize) -> Vec<UserMessage> {
+        self.data()
+            .read(|data| data.received.get(count..).unwrap_or_default().to_vec())
+    }
+
     /// Waits until all users together have received `n` messages.
     ///
     /// # Errors

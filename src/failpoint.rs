@@ -1,0 +1,176 @@
+//! Places at which a test can end the process as `kill -9` would: between two steps of which a crash may come.
+//!
+//! Only with the feature `sim`. Without it `at!` and `after!` expand to nothing, so what is released has neither the
+//! calls nor the variable's name. Upholds Law 1: the crash tests end the bridge at each of these places under load.
+
+/// Ends the process here, if this place is armed and it is its turn.
+#[cfg(feature = "sim")]
+macro_rules! at {
+    ($place:ident) => {
+        $crate::failpoint::hit($crate::failpoint::Place::$place)
+    };
+}
+
+#[cfg(not(feature = "sim"))]
+macro_rules! at {
+    ($place:ident) => {};
+}
+
+/// As `at!`, a moment later: for what happens after the caller has returned, such as an answer that is written.
+#[cfg(feature = "sim")]
+macro_rules! after {
+    ($place:ident) => {
+        $crate::failpoint::hit_soon($crate::failpoint::Place::$place)
+    };
+}
+
+#[cfg(not(feature = "sim"))]
+macro_rules! after {
+    ($place:ident) => {};
+}
+
+pub(crate) use {after, at};
+
+#[cfg(feature = "sim")]
+pub use armed::{Place, VARIABLE};
+#[cfg(feature = "sim")]
+pub(crate) use armed::{hit, hit_soon};
+
+#[cfg(feature = "sim")]
+mod armed {
+    use std::{
+        io::Write as _,
+        sync::{
+            LazyLock,
+            atomic::{AtomicU64, Ordering},
+        },
+        time::Duration,
+    };
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// The environment variable that arms a place: its name, a colon, and at the how-manyeth hit it acts, from 1.
+    pub const VARIABLE: &str = "AURA_FAILPOINT";
+
+    /// How long after the hit [`hit_soon`] ends the process: an answer is written by then.
+    const SOON: Duration = Duration::from_millis(2);
+
+    /// A place, in the order that a message comes by.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum Place {
+        /// A webhook call was read; nothing of it is in the journal.
+        WebhookReceived,
+        /// The journal is about to write a commit.
+        JournalBeforeWrite,
+        /// A commit is written and not synced.
+        JournalWritten,
+        /// A commit is synced and nobody was answered.
+        JournalSynced,
+        /// Kernel has its 200.
+        WebhookAnswered,
+        /// A message is about to be posted to Aura.
+        BeforeAura,
+        /// Aura has answered; that is not recorded.
+        AfterAura,
+        /// A reply was read; nothing of it is in the journal.
+        ReplyReceived,
+        /// A reply is in the journal; Aura has no answer.
+        ReplyKept,
+        /// A message is about to be sent to Kernel.
+        BeforeKernel,
+        /// Kernel has answered; that is not recorded.
+        AfterKernel,
+        /// How a message ended is on disk; its lane does not know.
+        Settled,
+    }
+
+    impl Place {
+        /// All of them.
+        pub const ALL: [Self; 12] = [
+            Self::WebhookReceived,
+            Self::JournalBeforeWrite,
+            Self::JournalWritten,
+            Self::JournalSynced,
+            Self::WebhookAnswered,
+            Self::BeforeAura,
+            Self::AfterAura,
+            Self::ReplyReceived,
+            Self::ReplyKept,
+            Self::BeforeKernel,
+            Self::AfterKernel,
+            Self::Settled,
+        ];
+
+        /// Its name in [`VARIABLE`].
+        pub fn name(self) -> &'static str {
+            match self {
+                Self::WebhookReceived => "webhook-received",
+                Self::JournalBeforeWrite => "journal-before-write",
+                Self::JournalWritten => "journal-written",
+                Self::JournalSynced => "journal-synced",
+                Self::WebhookAnswered => "webhook-answered",
+                Self::BeforeAura => "before-aura",
+                Self::AfterAura => "after-aura",
+                Self::ReplyReceived => "reply-received",
+                Self::ReplyKept => "reply-kept",
+                Self::BeforeKernel => "before-kernel",
+                Self::AfterKernel => "after-kernel",
+                Self::Settled => "settled",
+            }
+        }
+
+        /// The value of [`VARIABLE`] that arms it.
+        pub fn armed_at(self, hit: u64) -> String {
+            format!("{}:{hit}", self.name())
+        }
+
+        /// What a process says before it ends here.
+        pub fn last_words(self) -> String {
+            format!("failpoint {}: killed", self.name())
+        }
+    }
+
+    /// Reads the value of [`VARIABLE`]; nothing where it names no place.
+    fn parse(value: &str) -> Option<(Place, u64)> {
+        let (name, hit) = value.split_once(':')?;
+        let place = Place::ALL.into_iter().find(|place| place.name() == name)?;
+        Some((place, hit.parse().ok().filter(|hit| *hit > 0)?))
+    }
+
+    pub(crate) fn hit(place: Place) {
+        static ARMED: LazyLock<Option<(Place, u64)>> =
+            LazyLock::new(|| std::env::var(VARIABLE).ok().as_deref().and_then(parse));
+        static HITS: AtomicU64 = AtomicU64::new(0);
+        let Some((armed, turn)) = *ARMED else { return };
+        if armed == place && HITS.fetch_add(1, Ordering::Relaxed) + 1 == turn {
+            // Without a lock or a buffer: nothing of this process goes on.
+            let _ = std::io::stderr().write_all(format!("{}\n", place.last_words()).as_bytes());
+            let _ = kill_process(getpid(), Signal::KILL);
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+
+    pub(crate) fn hit_soon(place: Place) {
+        tokio::spawn(async move {
+            tokio::time::sleep(SOON).await;
+            hit(place);
+        });
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_place_is_armed_by_its_name_and_the_hit() {
+            for place in Place::ALL {
+                assert_eq!(parse(&place.armed_at(7)), Some((place, 7)));
+            }
+            for nothing in ["", "settled", "settled:0", "settled:x", "elsewhere:1"] {
+                assert_eq!(parse(nothing), None, "{nothing}");
+            }
+        }
+    }
+}
