@@ -1,6 +1,6 @@
 //! The remembered ids: what a look-up costs, what an id takes on disk, what all take in memory.
 //!
-//! 80 ids a second, every other one without an own time, as replies have none. Each is looked for and then inserted,
+//! So many ids a second, every other one without an own time, as replies have none. Each is looked for and then inserted,
 //! as the writer does; sealing and merging happen in between, on the same thread.
 
 use std::fs::File;
@@ -15,8 +15,6 @@ use rustix::fs::{Advice, fadvise};
 
 const START_MS: u64 = 490_000 * HOUR_MS;
 const HOUR_MS: u64 = 3_600_000;
-/// Ids of a second.
-const RATE: u64 = 80;
 /// Numbers from here on are of ids that were never inserted.
 const UNKNOWN: u64 = 1 << 40;
 
@@ -32,16 +30,35 @@ pub fn key(number: u64) -> DedupKey {
     DedupKey(key.to_be_bytes())
 }
 
-fn accepted_at_ms(number: u64) -> u64 {
-    START_MS + number * 1_000 / RATE
+/// When ids are accepted and born.
+#[derive(Clone, Copy)]
+struct Times {
+    per_second: u64,
 }
 
-/// Every other id has a time of its own, up to 20 s before its acceptance.
-fn born(number: u64) -> Born {
-    if number.is_multiple_of(2) {
-        Born::At(accepted_at_ms(number) - number % 20_000)
-    } else {
-        Born::Unknown
+impl Times {
+    fn accepted_at_ms(self, number: u64) -> u64 {
+        START_MS + number * 1_000 / self.per_second
+    }
+
+    /// Every other id has a time of its own, up to 20 s before its acceptance.
+    fn born(self, number: u64) -> Born {
+        if number.is_multiple_of(2) {
+            Born::At(self.accepted_at_ms(number) - number % 20_000)
+        } else {
+            Born::Unknown
+        }
+    }
+
+    /// The first id of the hour of this one, of which all are surely born in it.
+    fn of_hour(self, number: u64) -> u64 {
+        let hour_began = self.accepted_at_ms(number) / HOUR_MS * HOUR_MS;
+        (hour_began - START_MS) * self.per_second / 1_000 + self.per_second * 20
+    }
+
+    /// The first id that this one's window still holds.
+    fn oldest(self, number: u64) -> u64 {
+        number.saturating_sub(167 * 3_600 * self.per_second)
     }
 }
 
@@ -65,6 +82,7 @@ pub fn memory() -> anyhow::Result<(f64, f64)> {
 struct World {
     storage: RunDirectory,
     ids: Ids,
+    times: Times,
     /// So many ids were inserted.
     count: u64,
     idle_mib: f64,
@@ -72,7 +90,7 @@ struct World {
     merging: Duration,
 }
 
-pub fn measure(millions: &[u64]) -> anyhow::Result<()> {
+pub fn measure(millions: &[u64], per_second: u64) -> anyhow::Result<()> {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let (idle_mib, _) = memory()?;
     let storage = RunDirectory::open(directory.path())?;
@@ -80,18 +98,20 @@ pub fn measure(millions: &[u64]) -> anyhow::Result<()> {
     let mut world = World {
         storage,
         ids,
+        times: Times { per_second },
         count: 0,
         idle_mib,
         sealing: Vec::new(),
         merging: Duration::ZERO,
     };
     for millions in millions {
-        println!("\n{millions} M ids, {RATE} a second\n\n| figure | value |\n| --- | ---: |");
+        println!("\n{millions} M ids, {per_second} a second\n\n| figure | value |\n| --- | ---: |");
         world.fill(millions * 1_000_000)?;
         world.look_up()?;
-        world.open(directory.path())?;
+        world.memory()?;
+        world.open("opening")?;
     }
-    Ok(())
+    world.cold(directory.path())
 }
 
 fn row(figure: &str, value: impl std::fmt::Display) {
@@ -109,12 +129,10 @@ impl World {
         let (from, began) = (self.count, Instant::now());
         while self.count < to {
             let number = self.count;
-            let (key, at_ms) = (key(number), accepted_at_ms(number));
-            anyhow::ensure!(
-                self.ids.find(&key, born(number), at_ms)?.is_none(),
-                "known before"
-            );
-            self.ids.insert(&key, born(number), at_ms, Seq(number));
+            let (key, at_ms) = (key(number), self.times.accepted_at_ms(number));
+            let born = self.times.born(number);
+            anyhow::ensure!(self.ids.find(&key, born, at_ms)?.is_none(), "known before");
+            self.ids.insert(&key, born, at_ms, Seq(number));
             self.count += 1;
             if self.ids.freeze_due(at_ms) {
                 self.seal()?;
@@ -134,6 +152,10 @@ impl World {
             );
         }
         row("merging, of all", format!("{:.1?}", self.merging));
+        Ok(())
+    }
+
+    fn memory(&mut self) -> anyhow::Result<()> {
         let (now, peak) = memory()?;
         let held = self.ids.stats();
         let mib = |bytes: u64| number(bytes) / 1_048_576.0;
@@ -172,101 +194,85 @@ impl World {
         Ok(())
     }
 
-    /// The mean time of a look-up of each of these, all asked for at the present time.
+    /// The mean time of so many look-ups at the present time.
     fn time(
         &mut self,
         figure: &str,
         known: bool,
-        ids: impl Iterator<Item = (DedupKey, Born)>,
+        count: u64,
+        mut next: impl FnMut() -> (DedupKey, Born),
     ) -> anyhow::Result<()> {
-        let now_ms = accepted_at_ms(self.count);
-        let ids: Vec<_> = ids.collect();
-        let began = Instant::now();
-        for (key, born) in &ids {
-            let found = black_box(self.ids.find(key, *born, now_ms)?);
-            anyhow::ensure!(found.is_some() == known, "{figure}: a wrong answer");
+        const BATCH: u64 = 1_000;
+        let now_ms = self.times.accepted_at_ms(self.count);
+        let mut took = Duration::ZERO;
+        for _ in 0..count / BATCH {
+            let ids: Vec<_> = (0..BATCH).map(|_| next()).collect();
+            let began = Instant::now();
+            for (key, born) in &ids {
+                let found = black_box(self.ids.find(key, *born, now_ms)?);
+                anyhow::ensure!(found.is_some() == known, "{figure}: a wrong answer");
+            }
+            took += began.elapsed();
         }
-        let each = began.elapsed().as_secs_f64() * 1e9 / number(ids.len() as u64);
+        let each = took.as_secs_f64() * 1e9 / number(count);
         row(figure, format!("{each:.0} ns"));
         Ok(())
     }
 
     fn look_up(&mut self) -> anyhow::Result<()> {
-        let count = self.count;
-        let now_ms = accepted_at_ms(count);
-        let hour_began = now_ms / HOUR_MS * HOUR_MS;
-        let of_hour = (hour_began - START_MS) * RATE / 1_000 + RATE * 20;
+        let (count, times) = (self.count, self.times);
+        let now_ms = times.accepted_at_ms(count);
+        let (of_hour, oldest) = (times.of_hour(count), times.oldest(count));
         anyhow::ensure!(
             of_hour + 1_000 < count,
             "the hour has just begun: choose another number of ids"
         );
         let mut rng = fastrand::Rng::with_seed(1);
-        let even = |number: u64| number & !1;
-        let known = |number: u64| (key(number), born(number));
-        // With the table, the runs and the filters as they come while messages do.
-        for _ in 0..1_000 {
-            let number = even(rng.u64(of_hour..count));
-            self.ids.find(&key(UNKNOWN + number), born(number), now_ms)?;
-        }
-        let new = |rng: &mut fastrand::Rng, born: Born| (key(rng.u64(UNKNOWN..UNKNOWN << 1)), born);
-        let mut forked = rng.fork();
-        self.time(
-            "a new id of this hour",
-            false,
-            (0..1_000_000).map(|_| new(&mut rng, Born::At(now_ms))),
-        )?;
-        self.time(
-            "a known id of this hour",
-            true,
-            (0..200_000).map(|_| known(even(forked.u64(of_hour..count)))),
-        )?;
+        let new = |rng: &mut fastrand::Rng| key(rng.u64(UNKNOWN..UNKNOWN << 1));
+        let known = |number: u64| (key(number & !1), times.born(number & !1));
+        self.time("a new id of this hour", false, 1_000_000, || {
+            (new(&mut rng), Born::At(now_ms))
+        })?;
+        self.time("a known id of this hour", true, 200_000, || {
+            known(rng.u64(of_hour..count))
+        })?;
         self.time(
             "a new id without a time, 24 h looked through",
             false,
-            (0..200_000).map(|_| new(&mut rng, Born::Unknown)),
+            200_000,
+            || (new(&mut rng), Born::Unknown),
         )?;
-        let oldest = count.saturating_sub(167 * 3_600 * RATE);
-        self.time(
-            "a known id of any hour",
-            true,
-            (0..50_000).map(|_| known(even(forked.u64(oldest..count)))),
-        )?;
-        self.time(
-            "a new id of any hour",
-            false,
-            (0..50_000).map(|_| new(&mut rng, born(even(forked.u64(oldest..count))))),
-        )
+        self.time("a known id of any hour", true, 200_000, || {
+            known(rng.u64(oldest..count))
+        })?;
+        self.time("a new id of any hour", false, 200_000, || {
+            (new(&mut rng), known(rng.u64(oldest..count)).1)
+        })
     }
 
-    fn open(&mut self, directory: &Path) -> anyhow::Result<()> {
-        for (figure, cold) in [("opening", false), ("opening, nothing cached", true)] {
-            if cold {
-                for file in std::fs::read_dir(directory.join("ids"))? {
-                    let file = File::open(file?.path())?;
-                    file.sync_all()?;
-                    fadvise(&file, 0, None, Advice::DontNeed)?;
-                }
-            }
-            let began = Instant::now();
-            let opened = black_box(Ids::open(&self.storage, Options::default())?);
-            row(figure, format!("{:.1?}", began.elapsed()));
-            if cold {
-                // What is in no run would come from the log.
-                let sealed = opened.sealed_through();
-                self.ids = opened;
-                for number in sealed.0 + 1..self.count {
-                    self.ids
-                        .insert(&key(number), born(number), accepted_at_ms(number), Seq(number));
-                }
-                let mut rng = fastrand::Rng::with_seed(2);
-                let oldest = self.count.saturating_sub(167 * 3_600 * RATE);
-                let ids: Vec<_> = (0..1_000)
-                    .map(|_| rng.u64(oldest..self.count) & !1)
-                    .map(|number| (key(number), born(number)))
-                    .collect();
-                self.time("a known id of any hour, nothing cached", true, ids.into_iter())?;
-            }
+    /// Opens what is on disk a second time.
+    fn open(&mut self, figure: &str) -> anyhow::Result<Ids> {
+        let began = Instant::now();
+        let opened = black_box(Ids::open(&self.storage, Options::default())?);
+        row(figure, format!("{:.1?}", began.elapsed()));
+        Ok(opened)
+    }
+
+    /// Opening and look-ups without the page cache.
+    fn cold(&mut self, directory: &Path) -> anyhow::Result<()> {
+        for file in std::fs::read_dir(directory.join("ids"))? {
+            let file = File::open(file?.path())?;
+            file.sync_all()?;
+            fadvise(&file, 0, None, Advice::DontNeed)?;
         }
-        Ok(())
+        self.ids = self.open("opening, nothing cached")?;
+        // Those after it would come from the log.
+        let (sealed, times) = (self.ids.sealed_through().0, self.times);
+        let mut rng = fastrand::Rng::with_seed(2);
+        let oldest = times.oldest(self.count);
+        self.time("a known id of any hour, nothing cached", true, 1_000, || {
+            let number = rng.u64(oldest..sealed) & !1;
+            (key(number), times.born(number))
+        })
     }
 }

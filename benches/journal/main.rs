@@ -27,6 +27,9 @@ struct Arguments {
     /// How many ids are remembered, in millions; measured at each of these numbers
     #[arg(long, value_name = "M", value_delimiter = ',', default_value = "1,10,50")]
     ids: Vec<u64>,
+    /// How many of them come in a second
+    #[arg(long, value_name = "N", default_value_t = 80)]
+    ids_per_second: u64,
     /// How long each phase of the log lasts, in seconds
     #[arg(long, value_name = "S", default_value_t = 10)]
     seconds: u64,
@@ -59,7 +62,7 @@ fn main() -> anyhow::Result<()> {
     }
     let wanted = |what| arguments.only.is_none_or(|only| only == what);
     if wanted(Only::Ids) {
-        ids::measure(&arguments.ids)?;
+        ids::measure(&arguments.ids, arguments.ids_per_second.max(1))?;
     }
     if wanted(Only::Log) {
         let ids = arguments.ids.last().copied().unwrap_or_default();

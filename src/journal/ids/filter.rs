@@ -15,6 +15,8 @@ const BITS: u64 = 12;
 const BLOCK_BITS: u64 = 256;
 /// Bytes of a block.
 pub(super) const BLOCK: usize = 32;
+/// Blocks that are written and read at a time, so that no second copy of a filter is made.
+const PIECE: usize = 2048;
 
 /// Blocks of eight words; an id sets one bit in each word of one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,30 +65,30 @@ impl Filter {
         u32::try_from(self.blocks.len()).unwrap_or(u32::MAX)
     }
 
-    /// Words in little endian, one after the other.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        self.blocks
-            .as_flattened()
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
-            .collect()
+    /// Its bytes in pieces of at most 64 KiB: words in little endian, one after the other.
+    pub fn pieces(&self) -> impl Iterator<Item = Vec<u8>> {
+        let bytes = |blocks: &[[u32; 8]]| {
+            let words = blocks.as_flattened().iter();
+            words.flat_map(|word| word.to_le_bytes()).collect()
+        };
+        self.blocks.chunks(PIECE).map(bytes)
     }
 
-    /// As written by [`Filter::to_bytes`]; at least one block.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (blocks, []) = bytes.as_chunks::<BLOCK>() else {
-            return None;
-        };
-        let words = |block: &[u8; BLOCK]| {
-            let mut words = [0; 8];
-            for (word, bytes) in words.iter_mut().zip(block.as_chunks::<4>().0) {
+    /// From the same bytes, which `read` fills in piece by piece.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn from_pieces<E>(blocks: u32, mut read: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        let mut filter = Self::new(blocks);
+        let mut bytes = vec![0; filter.blocks.len().min(PIECE) * BLOCK];
+        for piece in filter.blocks.chunks_mut(PIECE) {
+            let bytes = &mut bytes[..piece.len() * BLOCK];
+            read(bytes)?;
+            for (word, bytes) in piece.as_flattened_mut().iter_mut().zip(bytes.as_chunks().0) {
                 *word = u32::from_le_bytes(*bytes);
             }
-            words
-        };
-        (!blocks.is_empty()).then(|| Self {
-            blocks: blocks.iter().map(words).collect(),
-        })
+        }
+        Ok(filter)
     }
 }
 
@@ -107,7 +109,12 @@ mod tests {
         for key in &keys {
             filter.insert(*key);
         }
-        let read = Filter::from_bytes(&filter.to_bytes()).unwrap();
+        let mut written = filter.pieces();
+        let read = Filter::from_pieces(filter.blocks(), |bytes| {
+            bytes.copy_from_slice(&written.next().ok_or(())?);
+            Ok::<_, ()>(())
+        });
+        let read = read.unwrap();
         assert_eq!(read, filter);
         assert!(keys.iter().all(|key| read.may_contain(*key)));
         let wrong = (0..100_000).filter(|_| read.may_contain(rng.u128(..))).count();
@@ -127,7 +134,7 @@ mod tests {
         for (word, bit) in [15, 15, 19, 23, 26, 4, 30, 12].into_iter().enumerate() {
             expected[32 + 4 * word + bit / 8] = 1 << (bit % 8);
         }
-        assert_eq!(filter.to_bytes(), expected);
+        assert_eq!(filter.pieces().collect::<Vec<_>>(), [expected]);
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Frozen {
     /// Writes the run and makes it durable. Takes some hundred milliseconds: for another thread.
     ///
     /// # Errors
-    /// The file system's; nothing is left behind, and it may be tried again.
+    /// The file system's; it may be tried again.
     pub fn write(&self, storage: &dyn RunStorage) -> io::Result<Run> {
         let ids = self.table.sorted();
         let new = NewHeader {
@@ -334,7 +334,8 @@ impl Ids {
             self.frozen = None;
         }
         let replaced = run.header.replaces.clone();
-        for number in &replaced {
+        // Itself: whoever wrote a frozen table twice adopts the same ids twice.
+        for number in replaced.iter().chain([&run.number()]) {
             self.let_go(*number);
         }
         self.take_in(run);

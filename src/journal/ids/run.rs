@@ -201,15 +201,23 @@ impl Section {
         let Some(offset) = self.entry.filter_at(self.file.numbers) else {
             return Ok(None);
         };
-        let mut bytes = vec![0; self.entry.filter_len()];
-        self.file.read(offset, &mut bytes)?;
-        if self.file.salt.crc(offset, &bytes) != self.entry.filter_crc {
-            let damage = self
-                .file
-                .damage(offset, "a filter that does not match its checksum");
-            return Err(damage.into());
+        if self.entry.filter_blocks == 0 {
+            return Ok(None);
         }
-        Ok(Filter::from_bytes(&bytes))
+        let mut crc = self.file.salt.crc(offset, &[]);
+        let mut at = offset;
+        let filter = Filter::from_pieces(self.entry.filter_blocks, |bytes| {
+            self.file.read(at, bytes)?;
+            crc = crc32c::crc32c_append(crc, bytes);
+            at += bytes.len() as u64;
+            Ok::<_, io::Error>(())
+        })?;
+        if crc == self.entry.filter_crc {
+            Ok(Some(filter))
+        } else {
+            let problem = "a filter that does not match its checksum";
+            Err(self.file.damage(offset, problem).into())
+        }
     }
 
     /// All its ids, ascending by key.
@@ -271,7 +279,8 @@ pub(super) struct NewHeader {
     pub replaces: Vec<u64>,
 }
 
-/// Writes a run and makes it durable; `fill` writes its sections. A run that does not come about leaves nothing.
+/// Writes a run and makes it durable; `fill` writes its sections. One whose name could not be made durable may be
+/// there at the next start, and does no harm: what it says is true.
 ///
 /// # Errors
 /// The file system's, or that of `fill`.
@@ -314,7 +323,7 @@ fn write_unfinished(
             nonce: fastrand::u64(..),
         },
         numbers,
-        buffer: Vec::with_capacity(BUFFER + PAGE),
+        buffer: Vec::with_capacity(BUFFER + (64 << 10)),
         buffer_at: PAGE as u64,
         page: PageWriter::new(numbers),
         sections: Vec::new(),
@@ -372,18 +381,24 @@ impl RunWriter {
             return Ok(());
         }
         self.finish_page()?;
-        let bytes = filter.as_ref().map(Filter::to_bytes).unwrap_or_default();
+        let filter_blocks = filter.as_ref().map_or(0, Filter::blocks);
+        let mut filter_crc = self.salt.crc(self.position(), &[]);
+        for piece in filter.iter().flat_map(Filter::pieces) {
+            filter_crc = crc32c::crc32c_append(filter_crc, &piece);
+            self.buffer.extend(piece);
+            self.flush(BUFFER)?;
+        }
         self.sections.push(SectionEntry {
             shelf,
             offset,
             ids,
-            filter_blocks: filter.as_ref().map_or(0, Filter::blocks),
-            filter_crc: self.salt.crc(self.position(), &bytes),
+            filter_blocks,
+            filter_crc,
         });
         self.filters.push(filter.filter(|_| plan.keep));
-        self.buffer.extend(bytes);
-        let padded = self.buffer.len().next_multiple_of(PAGE);
-        self.buffer.resize(padded, 0);
+        let next = self.position().next_multiple_of(PAGE as u64);
+        let padding = usize::try_from(next - self.position()).unwrap_or_default();
+        self.buffer.resize(self.buffer.len() + padding, 0);
         self.flush(BUFFER)
     }
 
@@ -403,7 +418,6 @@ impl RunWriter {
             self.file.write_all_at(self.buffer_at, &self.buffer)?;
             self.buffer_at += self.buffer.len() as u64;
             self.buffer.clear();
-            self.buffer.shrink_to(BUFFER + PAGE);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::disk::Disk;
 use super::{Born, HOUR_MS, START, find, hours, insert, key, merge_all, open, remove, seal, small};
 use crate::journal::Seq;
-use crate::journal::ids::{Ids, IdsError, Listed, Options, RunDirectory, RunStorage};
+use crate::journal::ids::{Frozen, Ids, IdsError, Listed, Merge, Options, Run, RunDirectory, RunStorage};
 
 #[test]
 fn an_id_is_known_in_the_table_in_the_frozen_table_and_in_a_run() {
@@ -36,6 +36,29 @@ fn an_id_is_known_in_the_table_in_the_frozen_table_and_in_a_run() {
         [7, 120, 999].map(|id| find(&mut ids, id, START)),
         [Some(7), None, None]
     );
+}
+
+#[test]
+fn a_run_that_is_adopted_twice_counts_once() {
+    let disk = Disk::default();
+    let mut ids = open(&disk);
+    insert(&mut ids, 1..=100, START);
+    let frozen = ids.freeze().unwrap();
+    ids.adopt(frozen.write(&disk).unwrap());
+    let held = ids.stats();
+    ids.adopt(frozen.write(&disk).unwrap());
+    assert_eq!(ids.stats(), held);
+    assert_eq!(find(&mut ids, 7, START), Some(7));
+}
+
+/// They are handed to other threads.
+#[test]
+fn what_takes_long_may_be_done_on_another_thread() {
+    fn elsewhere<T: Send>() {}
+    elsewhere::<Frozen>();
+    elsewhere::<Merge>();
+    elsewhere::<Run>();
+    elsewhere::<Ids>();
 }
 
 #[test]
