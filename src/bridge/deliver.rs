@@ -21,7 +21,7 @@ use crate::{
     aura::{self, AuraError, Reply},
     config::Held,
     convert,
-    delivery::{Deliver, Ended, Item},
+    delivery::{ContactKey, Deliver, Ended, Item},
     journal::{Direction, Entry, Outcome, Seq},
     kernel::{self, KernelError, TokenRequest},
     keys::ConversationKey,
@@ -41,6 +41,10 @@ pub(super) struct Deliverer {
 const ORPHANED_AFTER: Duration = Duration::from_secs(4 * 3600);
 
 impl Deliver for Deliverer {
+    fn contact_key(&self, contact: &str) -> ContactKey {
+        entry::contact_key(contact, &self.state.keys.load())
+    }
+
     async fn attempt(&self, entry: Entry, number: u32) -> Ended {
         let channel = ChannelId::from_bytes(entry.channel);
         let age = Duration::from_millis(now_ms().saturating_sub(entry.accepted_at_ms));
@@ -89,9 +93,8 @@ impl Deliver for Deliverer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&item.seq);
-        let channel = item.lane.conversation.channel;
+        let (channel, contact) = (item.lane.channel, item.lane.contact);
         let direction = word(item.lane.direction);
-        let contact = self.state.keys.load().digest(&item.lane.conversation.contact);
         match outcome {
             Outcome::Delivered { .. } => {
                 self.state

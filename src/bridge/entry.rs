@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     api::ChannelId,
+    delivery::ContactKey,
     journal::{DedupKey, Direction, NewEntry, Seq},
     keys::Keys,
     whatsapp::{Event, InboundMessage, Status},
@@ -89,6 +90,11 @@ pub fn activity_id(channel: ChannelId, event: &Event, keys: &Keys) -> String {
     uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
 }
 
+/// What a contact is known by in the lanes: shown, it is the digest that stands for the contact in logs.
+pub fn contact_key(contact: &str, keys: &Keys) -> ContactKey {
+    ContactKey(keys.fingerprint(&[b"digest", contact.as_bytes()]))
+}
+
 /// The correlator of one part of a reply: the same for each attempt to send it, so that a send whose outcome is
 /// unknown can be recognised.
 pub fn send_correlator(seq: Seq, part: usize, keys: &Keys) -> String {
@@ -138,6 +144,13 @@ mod tests {
             activity_id(ChannelId::from_bytes([8; 16]), &events[0], &keys()),
             activity_id(channel, &events[0], &keys())
         );
+    }
+
+    #[test]
+    fn a_lane_is_logged_under_the_digest_of_its_contact() {
+        let contact = contact_key("34600000001", &keys());
+        assert_eq!(contact.to_string(), keys().digest("34600000001").to_string());
+        assert_ne!(contact, contact_key("34600000002", &keys()));
     }
 
     #[test]

@@ -9,24 +9,14 @@ use std::{
     time::Duration,
 };
 
-use super::{backoff::Backoff, pace::Paces};
+use super::{backoff::Backoff, key::LaneKey, pace::Paces};
 use crate::{
     api::ChannelId,
     journal::{Direction, Outcome, Seq},
-    keys::ConversationKey,
 };
 
-/// One direction of one conversation.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct LaneKey {
-    /// Towards Aura or Kernel.
-    pub direction: Direction,
-    /// The conversation.
-    pub conversation: ConversationKey,
-}
-
 /// One accepted message.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Item {
     /// Its place in the journal.
     pub seq: Seq,
@@ -128,10 +118,8 @@ enum Timer {
     Channel(ChannelKey),
 }
 
-impl LaneKey {
-    fn channel(&self) -> ChannelKey {
-        (self.conversation.channel, self.direction)
-    }
+fn channel_of(lane: LaneKey) -> ChannelKey {
+    (lane.channel, lane.direction)
 }
 
 impl Lanes {
@@ -156,7 +144,7 @@ impl Lanes {
 
     /// A message was accepted. Those of one lane must come in the order of their places in the journal.
     pub fn accepted(&mut self, item: Item) {
-        let lane = self.lanes.entry(item.lane.clone()).or_default();
+        let lane = self.lanes.entry(item.lane).or_default();
         lane.waiting.push_back(item.seq);
         if lane.waiting.len() == 1 {
             self.make_ready(item.lane);
@@ -165,7 +153,7 @@ impl Lanes {
 
     /// An attempt ended. `chance` is in 0..1.
     pub fn ended(&mut self, item: &Item, result: Ended, now: Duration, chance: f64) -> Option<Effect> {
-        let key = item.lane.channel();
+        let key = channel_of(item.lane);
         if let Some(channel) = self.channels.get_mut(&key) {
             channel.in_flight = channel.in_flight.saturating_sub(1);
             if !matches!(result, Ended::Blocked) {
@@ -178,17 +166,15 @@ impl Lanes {
             .get_mut(&item.lane)
             .filter(|lane| lane.waiting.front() == Some(&item.seq))?;
         match result {
-            Ended::Delivered { reference } => {
-                Some(Effect::Settle(item.clone(), Outcome::Delivered { reference }))
-            }
+            Ended::Delivered { reference } => Some(Effect::Settle(*item, Outcome::Delivered { reference })),
             Ended::Fatal { reason } => Some(Effect::Settle(
-                item.clone(),
+                *item,
                 Outcome::DeadLetter {
                     reason: reason.to_owned(),
                 },
             )),
             Ended::Retry { .. } if lane.attempts >= self.limits.attempts => Some(Effect::Settle(
-                item.clone(),
+                *item,
                 Outcome::DeadLetter {
                     reason: "AttemptsExhausted".to_owned(),
                 },
@@ -196,14 +182,14 @@ impl Lanes {
             Ended::Retry { after } => {
                 let at = now + self.limits.retry.wait_at_least(lane.attempts, after, chance);
                 lane.retry_at = Some(at);
-                self.set_timer(at, Timer::Lane(item.lane.clone()));
+                self.set_timer(at, Timer::Lane(item.lane));
                 None
             }
             Ended::Blocked => {
                 lane.attempts = lane.attempts.saturating_sub(1);
                 // At the back: another lane's message tries out whether the block is over, so that one message that
                 // nobody takes can't hold up the channel for ever.
-                self.make_ready(item.lane.clone());
+                self.make_ready(item.lane);
                 self.block(key, now, chance);
                 None
             }
@@ -224,7 +210,7 @@ impl Lanes {
         if lane.waiting.is_empty() {
             self.lanes.remove(&item.lane);
         } else {
-            self.make_ready(item.lane.clone());
+            self.make_ready(item.lane);
         }
     }
 
@@ -312,7 +298,7 @@ impl Lanes {
     }
 
     fn make_ready(&mut self, lane: LaneKey) {
-        let key = lane.channel();
+        let key = channel_of(lane);
         self.channels.entry(key).or_default().ready.push_back(lane);
         self.take_turn(key);
     }
@@ -364,6 +350,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::delivery::ContactKey;
 
     fn limits() -> Limits {
         Limits {
@@ -381,15 +368,12 @@ mod tests {
     }
 
     fn item(seq: u64, channel: u8, contact: u8) -> Item {
-        let conversation = ConversationKey {
-            channel: ChannelId::from_bytes([channel; 16]),
-            contact: contact.to_string(),
-        };
         Item {
             seq: Seq(seq),
             lane: LaneKey {
                 direction: Direction::ToAura,
-                conversation,
+                channel: ChannelId::from_bytes([channel; 16]),
+                contact: ContactKey([contact; 16]),
             },
         }
     }
@@ -593,7 +577,7 @@ mod tests {
                     _ => delivered(),
                 };
                 if let Some(Effect::Settle(item, _)) = lanes.ended(&one, result, now, chance) {
-                    ended.push(item.clone());
+                    ended.push(item);
                     lanes.settled(&item);
                 }
             }

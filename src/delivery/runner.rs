@@ -8,15 +8,19 @@ use futures::FutureExt;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::lanes::{Attempt, Effect, Ended, Item, LaneKey, Lanes, Limits};
+use super::{
+    key::{ContactKey, LaneKey},
+    lanes::{Attempt, Effect, Ended, Item, Lanes, Limits},
+};
 use crate::{
     api::ChannelId,
     journal::{Entry, Journal, Outcome, Pending, ReadError},
-    keys::ConversationKey,
 };
 
 /// Delivers one message, once.
 pub trait Deliver: Send + Sync + 'static {
+    /// What a contact is known by in the lanes.
+    fn contact_key(&self, contact: &str) -> ContactKey;
     /// Makes one attempt. It must end within a bounded time.
     fn attempt(&self, entry: Entry, number: u32) -> impl Future<Output = Ended> + Send;
     /// Is told how a message ended, after that is on disk: for logs and metrics.
@@ -81,7 +85,7 @@ impl<D: Deliver> Runner<D> {
         let mut lanes = Lanes::new(limits);
         pending
             .into_iter()
-            .for_each(|pending| lanes.accepted(item(pending)));
+            .for_each(|pending| lanes.accepted(item(&*deliver, &pending)));
         let runner = Self {
             journal,
             deliver,
@@ -103,7 +107,7 @@ impl<D: Deliver> Runner<D> {
             let wake = self.lanes.next_wake().map(|at| self.start + at);
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(pending) = self.accepted.recv() => self.lanes.accepted(item(pending)),
+                Some(pending) = self.accepted.recv() => self.lanes.accepted(item(&*self.deliver, &pending)),
                 Some(news) = self.news.recv() => match news {
                     News::Poke(channel) => self.lanes.poke(channel),
                     News::Pace(channel, per_second) => self.lanes.pace(channel, per_second),
@@ -168,16 +172,13 @@ impl<D: Deliver> Runner<D> {
     }
 }
 
-fn item(pending: Pending) -> Item {
-    let conversation = ConversationKey {
-        channel: ChannelId::from_bytes(pending.channel),
-        contact: pending.contact,
-    };
+fn item(deliver: &impl Deliver, pending: &Pending) -> Item {
     Item {
         seq: pending.seq,
         lane: LaneKey {
             direction: pending.direction,
-            conversation,
+            channel: ChannelId::from_bytes(pending.channel),
+            contact: deliver.contact_key(&pending.contact),
         },
     }
 }

@@ -11,6 +11,7 @@ const PURE: &[&str] = &[
     "src/convert",
     "src/keys",
     "src/aura/activity.rs",
+    "src/delivery/key.rs",
     "src/delivery/lanes.rs",
     "src/delivery/backoff.rs",
     "src/delivery/pace.rs",
