@@ -90,6 +90,8 @@ pub struct Reply {
     pub kind: String,
     /// The activity's own id.
     pub id: Option<String>,
+    /// The activity that it answers.
+    pub reply_to_id: Option<String>,
     /// The text.
     pub text: Option<String>,
     /// Cards and files.

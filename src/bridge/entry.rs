@@ -3,16 +3,19 @@
 //! A user's message is kept as a webhook call of its own (so that a journal can be read with any JSON tool and what
 //! WhatsApp sent stays as it came); a reply as the activity that Aura posted.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 use uuid::Uuid;
 
 use crate::{
     api::ChannelId,
-    delivery::ContactKey,
-    journal::{DedupKey, Direction, NewEntry, Seq},
+    aura::Reply,
+    delivery::{ContactKey, RequestId},
+    journal::{DedupKey, Direction, Entry, NewEntry, Seq},
     keys::Keys,
-    whatsapp::{Event, InboundMessage, Status},
+    whatsapp::{self, Event, InboundMessage, Status},
 };
 
 /// The journal's entry for a user's message.
@@ -90,6 +93,42 @@ pub fn activity_id(channel: ChannelId, event: &Event, keys: &Keys) -> String {
     uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
 }
 
+/// What ties a reply to the message that it answers: the id of the activity that the message is posted under, and that
+/// the reply names. None for a status, and for a reply that names none.
+pub fn request(entry: &Entry, keys: &Keys) -> Option<RequestId> {
+    let channel = ChannelId::from_bytes(entry.channel);
+    let id = match entry.direction {
+        Direction::ToAura => {
+            let event = whatsapp::parse(&entry.body).ok()?.pop()?;
+            matches!(event, Event::Message(_)).then(|| activity_id(channel, &event, keys))?
+        }
+        Direction::ToKernel => {
+            let reply: Reply = serde_json::from_slice(&entry.body).ok()?;
+            reply.reply_to_id.filter(|id| !id.is_empty())?
+        }
+    };
+    Some(RequestId(keys.fingerprint(&[
+        b"request",
+        channel.as_bytes(),
+        id.as_bytes(),
+    ])))
+}
+
+/// A reply's body with the id of the activity that it answers, where only the path names it.
+pub fn with_reply_to(body: Bytes, activity: &Reply, path: Option<&str>) -> Bytes {
+    let (None, Some(path)) = (activity.reply_to_id.as_deref(), path.filter(|id| !id.is_empty())) else {
+        return body;
+    };
+    let Ok(mut fields) = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(&body) else {
+        return body;
+    };
+    let Ok(id) = serde_json::value::to_raw_value(path) else {
+        return body;
+    };
+    fields.insert("replyToId".to_owned(), id);
+    serde_json::to_vec(&fields).map_or(body, Bytes::from)
+}
+
 /// What a contact is known by in the lanes: shown, it is the digest that stands for the contact in logs.
 pub fn contact_key(contact: &str, keys: &Keys) -> ContactKey {
     ContactKey(keys.fingerprint(&[b"digest", contact.as_bytes()]))
@@ -144,6 +183,56 @@ mod tests {
             activity_id(ChannelId::from_bytes([8; 16]), &events[0], &keys()),
             activity_id(channel, &events[0], &keys())
         );
+    }
+
+    fn kept(new: &NewEntry) -> Entry {
+        Entry {
+            seq: Seq(1),
+            direction: new.direction,
+            channel: new.channel,
+            contact: new.contact.clone(),
+            accepted_at_ms: new.accepted_at_ms,
+            body: new.body.clone(),
+        }
+    }
+
+    #[test]
+    fn a_reply_is_tied_to_the_message_whose_activity_it_names() {
+        let body = r#"{"messages":[{"id":"wamid.X","from":"34600000001","type":"text","text":{"body":"a"}}],
+            "statuses":[{"id":"wamid.Y","recipient_id":"34600000001","status":"failed"}]}"#;
+        let channel = ChannelId::from_bytes([7; 16]);
+        let events = parse(body.as_bytes()).ok().unwrap();
+        let mut entries = events.iter().map(|event| match event {
+            Event::Message(one) => (true, kept(&message(channel, one, &keys(), 1))),
+            Event::Status(one) => (false, kept(&status(channel, one, &keys(), 1))),
+        });
+        let (_, asked) = entries.find(|(is_message, _)| *is_message).unwrap();
+        let id = activity_id(channel, &events[0], &keys());
+        let answer = |body: String| {
+            let parsed: Reply = serde_json::from_str(&body).unwrap();
+            let body = with_reply_to(Bytes::from(body), &parsed, Some(&id));
+            kept(&reply(channel, "34600000001", None, body, &keys(), 1))
+        };
+        let named = answer(format!(r#"{{"type":"message","replyToId":"{id}","text":"b"}}"#));
+        let by_path = answer(r#"{"type":"message","text":"b","n":1e400,"replyToId":null}"#.to_owned());
+        let another = answer(r#"{"type":"message","text":"b","replyToId":"x"}"#.to_owned());
+        let of = |entry: &Entry| request(entry, &keys());
+        assert!(of(&asked).is_some());
+        assert_eq!(of(&named), of(&asked));
+        assert_eq!(of(&by_path), of(&asked));
+        assert!(of(&another).is_some() && of(&another) != of(&asked));
+        assert!(
+            std::str::from_utf8(&by_path.body).unwrap().contains("1e400"),
+            "all else as it came"
+        );
+        let none = kept(&reply(channel, "1", None, Bytes::from("{}"), &keys(), 1));
+        assert_eq!(of(&none), None);
+        for (_, status) in events.iter().filter_map(|event| match event {
+            Event::Status(one) => Some((0, kept(&super::status(channel, one, &keys(), 1)))),
+            Event::Message(_) => None,
+        }) {
+            assert_eq!(of(&status), None);
+        }
     }
 
     #[test]

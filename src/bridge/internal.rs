@@ -169,6 +169,8 @@ async fn take(
         // Typing and the like: taken, and nothing is sent.
         return Ok(own_id.unwrap_or_default().to_owned());
     }
+    let answers = path.get(1).map(|(_, id)| id.as_str());
+    let body = entry::with_reply_to(body, &activity, answers);
     let entry = entry::reply(
         conversation.channel,
         &conversation.contact,

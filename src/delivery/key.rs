@@ -27,6 +27,11 @@ pub struct LaneKey {
     pub contact: ContactKey,
 }
 
+/// The first half of a digest, as a number.
+pub(super) fn first_bytes(digest: [u8; 16]) -> u64 {
+    u64::from_be_bytes(*digest.first_chunk().unwrap_or(&[0; 8]))
+}
+
 impl fmt::Display for ContactKey {
     /// As contacts are told of in logs: the first six bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

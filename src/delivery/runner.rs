@@ -2,42 +2,63 @@
 //!
 //! Thin on purpose: what may happen when is decided in `lanes`.
 
-use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use futures::FutureExt;
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    key::{ContactKey, LaneKey},
-    lanes::{Attempt, Effect, Ended, Item, Lanes, Limits},
+    key::{ContactKey, LaneKey, RequestId},
+    lanes::Lanes,
+    people::Dropped,
+    types::{Attempt, Effect, Ended, Event, Failure, Item, Limits, Message, Settings, Stats},
 };
 use crate::{
     api::ChannelId,
-    journal::{Entry, Journal, Outcome, Pending, ReadError},
+    journal::{Entry, Journal, Outcome, Pending, ReadError, Seq},
 };
 
 /// Delivers one message, once.
 pub trait Deliver: Send + Sync + 'static {
     /// What a contact is known by in the lanes.
     fn contact_key(&self, contact: &str) -> ContactKey;
+    /// What a user's message is, or what a reply answers.
+    fn request(&self, entry: &Entry) -> Option<RequestId>;
     /// Makes one attempt. It must end within a bounded time.
-    fn attempt(&self, entry: Entry, number: u32) -> impl Future<Output = Ended> + Send;
+    fn attempt(&self, entry: Entry, attempt: Attempt) -> impl Future<Output = Ended> + Send;
     /// Is told how a message ended, after that is on disk: for logs and metrics.
     fn settled(&self, item: &Item, outcome: &Outcome);
+    /// Is told what people may want to know.
+    fn told(&self, event: &Event);
+    /// Is told how the lanes are, whenever that may have changed.
+    fn shows(&self, stats: Stats);
 }
 
-/// How to tell the runner what happened.
+/// How to tell the runner what happened, and what people ask.
 #[derive(Clone)]
 pub struct RunnerHandle {
     news: mpsc::UnboundedSender<News>,
 }
 
 enum News {
-    /// A channel's route or credentials changed.
-    Poke(ChannelId),
-    /// A channel may send so many messages a second.
-    Pace(ChannelId, u32),
+    Serves(ChannelId, Settings),
+    Unroutable(ChannelId),
+    Deleted(ChannelId),
+    Listed,
+    Park(LaneKey, oneshot::Sender<bool>),
+    Unpark(LaneKey, oneshot::Sender<bool>),
+    Retry(LaneKey, oneshot::Sender<bool>),
+    Drop(Seq, oneshot::Sender<Dropped>),
 }
 
 /// The task that delivers.
@@ -45,6 +66,7 @@ pub struct Runner<D> {
     journal: Journal,
     deliver: Arc<D>,
     lanes: Lanes,
+    pending: Vec<Pending>,
     accepted: mpsc::UnboundedReceiver<Pending>,
     news: mpsc::UnboundedReceiver<News>,
     tasks: JoinSet<Done>,
@@ -60,14 +82,50 @@ enum Done {
 const RECORD_AGAIN: Duration = Duration::from_secs(1);
 
 impl RunnerHandle {
-    /// A channel's route or credentials changed: what waits for them is tried now.
-    pub fn poke(&self, channel: ChannelId) {
-        let _ = self.news.send(News::Poke(channel));
+    /// A channel is served, and this holds for it: what waits for a change of it is tried now.
+    pub fn serves(&self, channel: ChannelId, settings: Settings) {
+        let _ = self.news.send(News::Serves(channel, settings));
     }
 
-    /// A channel may send so many messages a second to Kernel.
-    pub fn pace(&self, channel: ChannelId, per_second: u32) {
-        let _ = self.news.send(News::Pace(channel, per_second));
+    /// A channel's resource is there, and has no route now: its messages wait.
+    pub fn unroutable(&self, channel: ChannelId) {
+        let _ = self.news.send(News::Unroutable(channel));
+    }
+
+    /// A channel's resource was deleted: it delivers for [`DRAIN`](super::DRAIN) what it can.
+    pub fn deleted(&self, channel: ChannelId) {
+        let _ = self.news.send(News::Deleted(channel));
+    }
+
+    /// All channels that there are have been told of.
+    pub fn listed(&self) {
+        let _ = self.news.send(News::Listed);
+    }
+
+    /// A person holds a conversation's direction. Says whether it was not held; `None`: the delivery has ended.
+    pub async fn park(&self, lane: LaneKey) -> Option<bool> {
+        self.ask(|answer| News::Park(lane, answer)).await
+    }
+
+    /// A person lets it go on. Says whether it was held.
+    pub async fn unpark(&self, lane: LaneKey) -> Option<bool> {
+        self.ask(|answer| News::Unpark(lane, answer)).await
+    }
+
+    /// A person has a lane's next message tried now. Says whether one waited for its retry.
+    pub async fn retry_now(&self, lane: LaneKey) -> Option<bool> {
+        self.ask(|answer| News::Retry(lane, answer)).await
+    }
+
+    /// A person gives a message up.
+    pub async fn drop_message(&self, seq: Seq) -> Option<Dropped> {
+        self.ask(|answer| News::Drop(seq, answer)).await
+    }
+
+    async fn ask<T>(&self, news: impl FnOnce(oneshot::Sender<T>) -> News) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.news.send(news(answer)).ok()?;
+        answered.await.ok()
     }
 }
 
@@ -82,14 +140,11 @@ impl<D: Deliver> Runner<D> {
         accepted: mpsc::UnboundedReceiver<Pending>,
     ) -> (Self, RunnerHandle) {
         let (sender, news) = mpsc::unbounded_channel();
-        let mut lanes = Lanes::new(limits);
-        pending
-            .into_iter()
-            .for_each(|pending| lanes.accepted(item(&*deliver, &pending)));
         let runner = Self {
             journal,
             deliver,
-            lanes,
+            lanes: Lanes::new(limits, wall_ms()),
+            pending,
             accepted,
             news,
             tasks: JoinSet::new(),
@@ -100,18 +155,22 @@ impl<D: Deliver> Runner<D> {
 
     /// Delivers until told to stop; then lets what is under way end, at most for `grace`.
     pub async fn run(mut self, stop: CancellationToken, grace: Duration) {
+        for pending in std::mem::take(&mut self.pending) {
+            if stop.is_cancelled() {
+                return;
+            }
+            self.accept(&pending, true).await;
+        }
         loop {
             while let Some(effect) = self.lanes.next(self.start.elapsed()) {
                 self.start_effect(effect);
             }
+            self.deliver.shows(self.lanes.stats());
             let wake = self.lanes.next_wake().map(|at| self.start + at);
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(pending) = self.accepted.recv() => self.lanes.accepted(item(&*self.deliver, &pending)),
-                Some(news) = self.news.recv() => match news {
-                    News::Poke(channel) => self.lanes.poke(channel),
-                    News::Pace(channel, per_second) => self.lanes.pace(channel, per_second),
-                },
+                Some(pending) = self.accepted.recv() => self.accept(&pending, false).await,
+                Some(news) = self.news.recv() => self.hear(news),
                 Some(done) = self.tasks.join_next() => self.take_done(done),
                 () = sleep_until(wake) => {}
             }
@@ -119,6 +178,12 @@ impl<D: Deliver> Runner<D> {
         let drained = tokio::time::timeout(grace, async {
             while let Some(done) = self.tasks.join_next().await {
                 self.take_done(done);
+                while let Some(effect) = self.lanes.next(self.start.elapsed()) {
+                    // Nothing new begins; what ended is recorded.
+                    if matches!(effect, Effect::Settle(..)) {
+                        self.start_effect(effect);
+                    }
+                }
             }
         });
         if drained.await.is_err() {
@@ -129,15 +194,50 @@ impl<D: Deliver> Runner<D> {
         }
     }
 
+    /// Hands a message to the lanes. What it answers is read from its entry: the journal does not tell.
+    async fn accept(&mut self, pending: &Pending, left_over: bool) {
+        let request = match self.journal.read(pending.seq).await {
+            Ok(entry) => self.deliver.request(&entry),
+            // The attempt finds it too, and says so.
+            Err(_) => None,
+        };
+        let message = Message {
+            seq: pending.seq,
+            lane: LaneKey {
+                direction: pending.direction,
+                channel: ChannelId::from_bytes(pending.channel),
+                contact: self.deliver.contact_key(&pending.contact),
+            },
+            request,
+            accepted_at_ms: pending.accepted_at_ms,
+            attempts: 0,
+            uncertain: false,
+            left_over,
+            replayed: false,
+        };
+        self.lanes.accepted(message, self.start.elapsed());
+    }
+
+    fn hear(&mut self, news: News) {
+        let now = self.start.elapsed();
+        match news {
+            News::Serves(channel, settings) => self.lanes.serves(channel, settings, now),
+            News::Unroutable(channel) => self.lanes.unroutable(channel, now),
+            News::Deleted(channel) => self.lanes.deleted(channel, now),
+            News::Listed => self.lanes.listed(now),
+            // Who asked may have stopped waiting.
+            News::Park(lane, answer) => drop(answer.send(self.lanes.park(lane, now))),
+            News::Unpark(lane, answer) => drop(answer.send(self.lanes.unpark(lane, now))),
+            News::Retry(lane, answer) => drop(answer.send(self.lanes.retry_now(lane, now))),
+            News::Drop(seq, answer) => drop(answer.send(self.lanes.drop_message(seq, now))),
+        }
+    }
+
     fn take_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        let now = self.start.elapsed();
         match done {
-            Ok(Done::Ended(item, ended)) => {
-                let now = self.start.elapsed();
-                if let Some(effect) = self.lanes.ended(&item, ended, now, fastrand::f64()) {
-                    self.start_effect(effect);
-                }
-            }
-            Ok(Done::Settled(item)) => self.lanes.settled(&item),
+            Ok(Done::Ended(item, ended)) => self.lanes.ended(item, ended, now, fastrand::f64()),
+            Ok(Done::Settled(item)) => self.lanes.settled(item, now),
             // Tasks catch their panics, and nobody aborts them.
             Err(error) => tracing::error!(%error, "a delivery task was lost; its lane waits for a restart"),
         }
@@ -146,13 +246,17 @@ impl<D: Deliver> Runner<D> {
     fn start_effect(&mut self, effect: Effect) {
         let (journal, deliver) = (self.journal.clone(), self.deliver.clone());
         match effect {
-            Effect::Attempt(Attempt { item, number }) => {
+            Effect::Attempt(attempt) => {
+                let item = attempt.item;
                 self.tasks.spawn(async move {
                     let ended = match journal.read(item.seq).await {
-                        Ok(entry) => AssertUnwindSafe(deliver.attempt(entry, number))
+                        Ok(entry) => AssertUnwindSafe(deliver.attempt(entry, attempt))
                             .catch_unwind()
                             .await
-                            .unwrap_or(Ended::Retry { after: None }),
+                            .unwrap_or(Ended::Retry {
+                                failure: Failure::Failing,
+                                after: None,
+                            }),
                         Err(error) => unreadable(&item, &error),
                     };
                     Done::Ended(item, ended)
@@ -168,18 +272,8 @@ impl<D: Deliver> Runner<D> {
                     Done::Settled(item)
                 });
             }
+            Effect::Tell(event) => deliver.told(&event),
         }
-    }
-}
-
-fn item(deliver: &impl Deliver, pending: &Pending) -> Item {
-    Item {
-        seq: pending.seq,
-        lane: LaneKey {
-            direction: pending.direction,
-            channel: ChannelId::from_bytes(pending.channel),
-            contact: deliver.contact_key(&pending.contact),
-        },
     }
 }
 
@@ -189,8 +283,17 @@ fn unreadable(item: &Item, error: &ReadError) -> Ended {
         ReadError::Damaged { .. } | ReadError::NotPending(_) => Ended::Fatal {
             reason: "JournalDamaged",
         },
-        ReadError::Io(_) => Ended::Retry { after: None },
+        ReadError::Io(_) => Ended::Retry {
+            failure: Failure::Failing,
+            after: None,
+        },
     }
+}
+
+/// The wall clock, in ms since 1970.
+pub(super) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -22,6 +22,7 @@ mod crash;
 mod crd;
 mod definition;
 mod deletion;
+mod delivery_order;
 mod dev;
 mod docs;
 mod doctor;
