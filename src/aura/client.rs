@@ -24,11 +24,20 @@ pub enum AuraError {
     /// 401: our credential is wrong. Nothing is wrong with the message.
     #[error("Aura rejects the bridge's credential (401)")]
     CredentialsRejected,
-    /// No answer, or one that says nothing of the message: it may work later.
-    #[error("Aura can't take messages now ({class})")]
-    Unavailable {
-        /// One word for metrics and logs.
+    /// No connection: nothing was sent.
+    #[error("Aura can't be reached")]
+    Unreachable,
+    /// The connection broke, or no answer came in time, after the message was on its way: Aura may have it.
+    #[error("Aura did not answer ({class})")]
+    OutcomeUnknown {
+        /// One word for logs.
         class: &'static str,
+    },
+    /// An answer that says nothing of the message: it may work later.
+    #[error("Aura can't take messages now ({status})")]
+    Unavailable {
+        /// The status.
+        status: u16,
         /// How long Aura asks us to wait.
         retry_after: Option<Duration>,
     },
@@ -77,17 +86,13 @@ impl Client {
             value.set_sensitive(true);
             call = call.header(AUTHORIZATION, value);
         }
-        let unavailable = |class| AuraError::Unavailable {
-            class,
-            retry_after: None,
-        };
         let response = call.send().await.map_err(|error| {
             // The library's own text shows the whole URL: it is not used.
-            unavailable(match () {
-                () if error.is_connect() => "unreachable",
-                () if error.is_timeout() => "timed_out",
-                () => "interrupted",
-            })
+            match () {
+                () if error.is_connect() => AuraError::Unreachable,
+                () if error.is_timeout() => AuraError::OutcomeUnknown { class: "timed_out" },
+                () => AuraError::OutcomeUnknown { class: "interrupted" },
+            }
         })?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // Read to the end, so that the connection can be used again; what it says does not matter.
@@ -97,20 +102,9 @@ impl Client {
             200..=299 => Ok(()),
             401 => Err(AuraError::CredentialsRejected),
             400 | 413 | 415 | 422 => Err(AuraError::Refused { status }),
-            429 => Err(AuraError::Unavailable {
-                class: "rate_limited",
-                retry_after,
-            }),
-            500..=599 => Err(AuraError::Unavailable {
-                class: "unavailable",
-                retry_after,
-            }),
-            // 403, 404, 409 and the like: a gateway on the way, a rollout, a path that is wrong for now. None of them
-            // is a judgement on this message.
-            _ => Err(AuraError::Unavailable {
-                class: "unexpected_status",
-                retry_after,
-            }),
+            // Also 403, 404, 409 and the like: a gateway on the way, a rollout, a path that is wrong for now. None of
+            // them is a judgement on this message.
+            _ => Err(AuraError::Unavailable { status, retry_after }),
         }
     }
 }

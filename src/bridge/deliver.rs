@@ -1,31 +1,20 @@
 //! One attempt to deliver one message: to Aura, or to Kernel with the channel's own token. Decides what an error
 //! means for the message; when to try again is decided in `delivery`.
 
-use std::{
-    collections::HashMap,
-    fmt::Display,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::Duration,
-};
+use std::{fmt::Display, sync::Arc};
 
 use bytes::Bytes;
-use jiff::Timestamp;
 
-use super::{
-    entry,
-    routes::Route,
-    state::{Shared, now_ms},
-};
+use super::{entry, routes::Route, state::Shared};
 use crate::{
-    api::{ChannelId, DeliveryMode, OnUnknownSend},
+    api::ChannelId,
     aura::{self, AuraError, Reply},
-    config::Held,
     convert,
-    delivery::{Deliver, Ended, Item},
-    journal::{Direction, Entry, Outcome, Seq},
+    delivery::{Attempt, Deliver, Ended, Event, Failure, Item, Stats},
+    journal::{Direction, Entry, Note, Outcome, Seq},
     kernel::{self, KernelError, TokenRequest},
     keys::ConversationKey,
-    whatsapp::{self, Event},
+    whatsapp,
 };
 
 /// Delivers messages.
@@ -33,44 +22,18 @@ pub(super) struct Deliverer {
     pub state: Shared,
     pub aura: aura::Client,
     pub kernel: kernel::Client,
-    /// Replies of several parts, of which some were sent: how many.
-    pub parts: Mutex<HashMap<Seq, usize>>,
 }
 
-/// How long a message waits for a channel that is not there: as long as the longest default of `delivery.maxAge`.
-const ORPHANED_AFTER: Duration = Duration::from_secs(4 * 3600);
-
 impl Deliver for Deliverer {
-    async fn attempt(&self, entry: Entry, number: u32) -> Ended {
+    async fn attempt(&self, entry: Entry, attempt: Attempt) -> Ended {
         let channel = ChannelId::from_bytes(entry.address.channel);
-        let age = Duration::from_millis(now_ms().saturating_sub(entry.accepted_at_ms));
         let (direction, seq) = (entry.address.direction, entry.seq);
-        // Of another resource that has taken the channel over it is none of the business.
         let route = self.state.routes.load().get(channel).cloned();
+        // Of another resource that has taken the channel over it is none of the business.
+        let route = route.or_else(|| self.state.leaving.get(channel));
         let Some(route) = route.filter(|route| route.tag.bytes() == entry.address.tag) else {
-            // One that lags or was deleted by mistake comes back; one that stays away must not keep the journal's
-            // oldest part, and with it all that is younger, on disk for ever.
-            let gone = self.state.health.synced.load(Ordering::Relaxed) && age > ORPHANED_AFTER;
-            return if gone {
-                Ended::Fatal {
-                    reason: "ChannelDeleted",
-                }
-            } else {
-                Ended::Blocked
-            };
-        };
-        let held = route.environment.held(Held::Delivery, Timestamp::now()).is_some();
-        if held || route.effective.delivery_mode == DeliveryMode::Hold {
             return Ended::Blocked;
-        }
-        // A message gets one attempt whatever its age, so that time on hold is not held against it.
-        let max_age = match direction {
-            Direction::ToAura => route.effective.max_age_to_aura,
-            Direction::ToKernel => route.effective.max_age_to_user,
         };
-        if number > 1 && age > max_age {
-            return Ended::Fatal { reason: "TooOld" };
-        }
         let (ended, why) = match direction {
             Direction::ToAura => self.to_aura(&route, &entry).await,
             Direction::ToKernel => self.to_kernel(&route, &entry).await,
@@ -81,16 +44,21 @@ impl Deliver for Deliverer {
             .attempted(channel.to_string(), word(direction), outcome);
         if let Some(why) = why {
             let direction = word(direction);
-            tracing::info!(%channel, seq = seq.0, direction, attempt = number, outcome, why, "an attempt failed");
+            let (number, uncertain) = (attempt.number, attempt.uncertain);
+            tracing::info!(
+                %channel, seq = seq.0, direction, attempt = number, outcome, why, uncertain, "an attempt failed"
+            );
+        } else if attempt.uncertain {
+            let direction = word(direction);
+            tracing::warn!(
+                %channel, seq = seq.0, direction,
+                "delivered after an attempt that may have arrived as well: it may be a duplicate"
+            );
         }
         ended
     }
 
     fn settled(&self, item: &Item, outcome: &Outcome) {
-        self.parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&item.seq);
         let (channel, contact) = (item.lane.channel, item.lane.contact);
         let direction = word(item.lane.direction);
         match outcome {
@@ -113,6 +81,43 @@ impl Deliver for Deliverer {
                 tracing::info!(%channel, %contact, seq = item.seq.0, direction, reason, "dropped");
             }
         }
+    }
+
+    fn told(&self, event: &Event) {
+        match event {
+            Event::Overtook(lane) => {
+                self.state.metrics.overtook(lane.channel.to_string());
+                tracing::info!(
+                    channel = %lane.channel, contact = %lane.contact,
+                    "a reply left before an earlier message was answered: unansweredAfter has passed"
+                );
+            }
+            Event::Parked(lane) => tracing::warn!(
+                channel = %lane.channel, contact = %lane.contact, direction = word(lane.direction),
+                "the conversation is held"
+            ),
+            Event::Unparked(lane) => tracing::info!(
+                channel = %lane.channel, contact = %lane.contact, direction = word(lane.direction),
+                "the conversation goes on"
+            ),
+            Event::Circuit {
+                environment,
+                direction,
+                open: true,
+            } => tracing::warn!(
+                %environment, direction = word(*direction),
+                "nothing gets through: one message at a time is tried"
+            ),
+            Event::Circuit {
+                environment,
+                direction,
+                open: false,
+            } => tracing::info!(%environment, direction = word(*direction), "messages get through again"),
+        }
+    }
+
+    fn shows(&self, stats: Stats) {
+        self.state.metrics.lanes_show(stats);
     }
 }
 
@@ -146,14 +151,7 @@ impl Deliverer {
             crate::failpoint::at!(AfterAura);
             return (Ended::Delivered { reference: None }, None);
         };
-        let ended = match &error {
-            AuraError::CredentialsRejected => Ended::Blocked,
-            AuraError::Unavailable { retry_after, .. } => Ended::Retry { after: *retry_after },
-            AuraError::Refused { .. } => Ended::Fatal {
-                reason: "RefusedByAura",
-            },
-        };
-        failed(ended, &error)
+        failed(aura_failed(&error), &error)
     }
 
     /// The activity's id and JSON.
@@ -171,8 +169,8 @@ impl Deliverer {
             service_url: route.environment.aura.reply_url.as_str(),
         };
         let activity = match &event {
-            Event::Message(message) => convert::message_activity(message, &context),
-            Event::Status(status) => convert::status_activity(status, &context),
+            whatsapp::Event::Message(message) => convert::message_activity(message, &context),
+            whatsapp::Event::Status(status) => convert::status_activity(status, &context),
         };
         Some((id, Bytes::from(serde_json::to_vec(&activity.ok()?).ok()?)))
     }
@@ -197,8 +195,13 @@ impl Deliverer {
             timeout: settings.timeout(),
             turnstile: None,
         };
+        // Without a token nothing is written, so that its failure leaves no doubt about the message.
+        if let Err(error) = self.kernel.token(&request).await {
+            return failed(self.send_failed(route, &error, false).await, &error);
+        }
         let url = settings.messages_url(route.effective.api_version);
-        let mut sent = self.take_parts(entry.seq);
+        // What a run before this one sent is not sent again.
+        let mut sent = usize::from(entry.note.parts);
         let mut reference = None;
         let parts = convert::reply_messages(&reply, &entry.contact);
         for part in parts.iter().skip(sent) {
@@ -209,46 +212,82 @@ impl Deliverer {
                     crate::failpoint::at!(AfterKernel);
                     sent += 1;
                     reference = id.map(|id| entry::reference(route.channel, &id, &self.state.keys.load()));
+                    if sent < parts.len() {
+                        self.note_part(entry.seq, sent).await;
+                    }
                 }
                 Err(error) => {
-                    self.parts
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .insert(entry.seq, sent);
-                    return failed(self.send_failed(route, &error).await, &error);
+                    return failed(self.send_failed(route, &error, true).await, &error);
                 }
             }
         }
         (Ended::Delivered { reference }, None)
     }
 
-    fn take_parts(&self, seq: Seq) -> usize {
-        self.parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&seq)
-            .unwrap_or_default()
+    /// Records that a part of a reply was sent, so that it is not sent again.
+    async fn note_part(&self, seq: Seq, sent: usize) {
+        let note = Note {
+            parts: u16::try_from(sent).unwrap_or(u16::MAX),
+            ..self.state.journal.noted(seq)
+        };
+        if let Err(error) = self.state.journal.note(seq, note).await {
+            tracing::warn!(%error, seq = seq.0, "can't record that a part was sent: after a crash it is sent again");
+        }
     }
 
-    async fn send_failed(&self, route: &Route, error: &KernelError) -> Ended {
+    /// What an error means for the message; `written`: the message itself may have been sent.
+    async fn send_failed(&self, route: &Route, error: &KernelError, written: bool) -> Ended {
         if error.is_credentials() {
             self.state.secrets.rejected(route).await;
             return Ended::Blocked;
         }
-        match error {
-            KernelError::Refused { .. } => Ended::Fatal {
-                reason: "RefusedByKernel",
-            },
-            error if error.outcome_unknown() && route.effective.on_unknown_send == OnUnknownSend::Hold => {
-                Ended::Fatal {
-                    reason: "UnknownOutcome",
-                }
+        let failure = match error {
+            KernelError::Refused { .. } if written => {
+                return Ended::Fatal {
+                    reason: "RefusedByKernel",
+                };
             }
-            _ => Ended::Retry {
-                after: error.retry_after(),
-            },
+            error if error.outcome_unknown() && written => return Ended::Unknown,
+            KernelError::RateLimited { .. } => Failure::Limited,
+            KernelError::Unreachable | KernelError::Interrupted | KernelError::TimedOut => {
+                Failure::Unreachable
+            }
+            KernelError::Unavailable { status, .. } if is_gateway(*status) => Failure::Unreachable,
+            _ => Failure::Failing,
+        };
+        Ended::Retry {
+            failure,
+            after: error.retry_after(),
         }
     }
+}
+
+/// What an error of Aura's means for the message.
+fn aura_failed(error: &AuraError) -> Ended {
+    let (failure, after) = match error {
+        AuraError::CredentialsRejected => return Ended::Blocked,
+        AuraError::Refused { .. } => {
+            return Ended::Fatal {
+                reason: "RefusedByAura",
+            };
+        }
+        AuraError::OutcomeUnknown { .. } => return Ended::Unknown,
+        AuraError::Unreachable => (Failure::Unreachable, None),
+        AuraError::Unavailable { status, retry_after } => {
+            let failure = match status {
+                429 => Failure::Limited,
+                status if is_gateway(*status) => Failure::Unreachable,
+                _ => Failure::Failing,
+            };
+            (failure, *retry_after)
+        }
+    };
+    Ended::Retry { failure, after }
+}
+
+/// Whether somebody on the way says that nobody is behind him (RFC 9110, 15.6.3 to 15.6.5).
+fn is_gateway(status: u16) -> bool {
+    matches!(status, 502..=504)
 }
 
 /// A direction's word in logs and metrics.
@@ -263,6 +302,7 @@ fn outcome(ended: &Ended) -> &'static str {
     match ended {
         Ended::Delivered { .. } => "delivered",
         Ended::Retry { .. } => "retry",
+        Ended::Unknown => "unknown",
         Ended::Fatal { .. } => "fatal",
         Ended::Blocked => "blocked",
     }

@@ -10,9 +10,11 @@ use sha2::{Digest as _, Sha256};
 use super::issued::{self, Issued, Taken};
 use crate::{
     api::{
-        ChannelId, Claim, CredentialsRef, Effective, WebhookKeyStatus, WhatsAppChannel, WhatsAppChannelSpec,
+        ChannelId, Claim, CredentialsRef, DeliveryMode, Effective, WebhookKeyStatus, WhatsAppChannel,
+        WhatsAppChannelSpec,
     },
-    config::{Environment, Installation},
+    config::{Environment, Held, Installation},
+    delivery,
     keys::Tag,
 };
 
@@ -275,6 +277,18 @@ impl Route {
             environment: environment_digest(&self.environment_name),
             tag: self.tag,
         }
+    }
+
+    /// What the lanes go by.
+    pub fn delivery(&self) -> delivery::Settings {
+        let held = match self.effective.delivery_mode {
+            DeliveryMode::Hold => Some(delivery::FOREVER),
+            DeliveryMode::Deliver => self
+                .environment
+                .hold_until(Held::Delivery)
+                .map(|until| u64::try_from(until.as_millisecond()).unwrap_or_default()),
+        };
+        delivery::Settings::new(&self.effective, &self.environment_name, held)
     }
 
     fn new(channel: ChannelId, view: &ChannelView, environment: Arc<Environment>, issued: &Issued) -> Self {

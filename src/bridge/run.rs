@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -22,14 +22,17 @@ use super::{
     routes::RouteTable,
     secrets::Secrets,
     snapshot,
-    state::{Health, Setup, State},
+    state::{Health, Leaving, Setup, State},
     watch::{AHEAD, Watch},
 };
 use crate::{
     admin, aura,
     cluster::Watches,
     config::{CredentialError, Installation},
-    delivery::{Limits, Runner, backoff::Backoff},
+    delivery::{
+        Limits, Runner,
+        backoff::{Backoff, Retries},
+    },
     journal::{self, Journal, Keyring, Surroundings},
     kernel,
     keys::{KeyError, KeyMaterial, Keys},
@@ -168,6 +171,7 @@ pub async fn run(
         setup_changed: Notify::new(),
         keys: ArcSwap::from_pointee(keys),
         routes: ArcSwap::from_pointee(routes),
+        leaving: Leaving::default(),
         secrets: Secrets::new(client.clone()),
         journal: journal.clone(),
         metrics,
@@ -178,24 +182,31 @@ pub async fn run(
         state: state.clone(),
         aura: aura::Client::new()?,
         kernel: kernel::Client::new()?,
-        parts: Mutex::new(HashMap::new()),
     });
+    let seconds = Duration::from_secs;
     let lane_limits = Limits {
         channel_concurrency: limits.channel_concurrency,
-        attempts: limits.delivery_attempts,
-        retry: Backoff {
-            base: Duration::from_millis(500),
-            cap: Duration::from_secs(300),
+        concurrency: limits.delivery_concurrency,
+        retries: Retries {
+            attempts: limits.delivery_attempts,
+            waits: Backoff {
+                base: limits.retry_first(),
+                cap: limits.retry_longest(),
+            },
         },
         blocked: Backoff {
             base: Duration::from_millis(500),
-            cap: Duration::from_secs(15),
+            cap: seconds(15),
+        },
+        outage: Backoff {
+            base: seconds(1),
+            cap: seconds(60),
         },
     };
     let (runner, handle) = Runner::new(journal.clone(), deliverer, lane_limits, pending, accepted);
     // Those that the snapshot knows: the watch tells of what is another.
     for route in state.routes.load().iter() {
-        handle.pace(route.channel, route.effective.messages_per_second);
+        handle.serves(route.channel, route.delivery());
     }
 
     let (public_listener, internal_listener, admin_listener) = (

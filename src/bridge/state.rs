@@ -3,17 +3,21 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
-use super::{routes::RouteTable, secrets::Secrets};
+use super::{
+    routes::{Route, RouteTable},
+    secrets::Secrets,
+};
 use crate::{
+    api::ChannelId,
     cluster::{Watches, schema::Installed},
     config::{Credential, CredentialError, Installation},
     journal::Journal,
@@ -29,6 +33,8 @@ pub(super) struct State {
     pub setup_changed: Notify,
     pub keys: ArcSwap<Keys>,
     pub routes: ArcSwap<RouteTable>,
+    /// Those of channels that were deleted and still deliver.
+    pub leaving: Leaving,
     pub secrets: Secrets,
     pub journal: Journal,
     pub metrics: BridgeMetrics,
@@ -41,6 +47,36 @@ impl State {
     /// Whether the routes are what the API server says now.
     pub fn is_current(&self) -> bool {
         self.health.synced.load(Ordering::Relaxed) && self.watches.all_stand()
+    }
+}
+
+/// The routes of channels that were deleted a moment ago: what they had, they drain with (Law 9).
+#[derive(Default)]
+pub(super) struct Leaving(Mutex<HashMap<ChannelId, (Arc<Route>, Instant)>>);
+
+/// How long such a route is kept: what began at the last moment ends with it.
+const KEPT: Duration = Duration::from_secs(2 * 60);
+
+impl Leaving {
+    fn routes(&self) -> MutexGuard<'_, HashMap<ChannelId, (Arc<Route>, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A channel goes.
+    pub fn add(&self, route: Arc<Route>) {
+        self.routes().insert(route.channel, (route, Instant::now()));
+    }
+
+    /// The route that a channel had.
+    pub fn get(&self, channel: ChannelId) -> Option<Arc<Route>> {
+        self.routes().get(&channel).map(|(route, _)| route.clone())
+    }
+
+    /// Those that still may be used.
+    pub fn current(&self) -> Vec<Arc<Route>> {
+        let mut routes = self.routes();
+        routes.retain(|_, (_, since)| since.elapsed() < KEPT);
+        routes.values().map(|(route, _)| route.clone()).collect()
     }
 }
 

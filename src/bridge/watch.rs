@@ -28,7 +28,7 @@ use super::{
     state::Shared,
 };
 use crate::{
-    api::WhatsAppChannel,
+    api::{ChannelId, WhatsAppChannel},
     cluster::{self, WatchBackoff},
     delivery::RunnerHandle,
 };
@@ -137,6 +137,8 @@ impl Watch {
         let scopes = events.len();
         let has_snapshot = snapshot.is_some();
         let mut views = Views::default();
+        // Channels that have a resource and no route.
+        let mut unroutable = HashSet::new();
         let (channels, mut issued) = snapshot
             .map(|known| (known.channels, known.issued))
             .unwrap_or_default();
@@ -189,8 +191,9 @@ impl Watch {
                         if all {
                             issued.tidy(views.known.values(), Timestamp::now());
                         }
-                        self.replace(&views, &issued).await;
+                        self.replace(&views, &issued, &mut unroutable).await;
                         if first {
+                            self.runner.listed();
                             // Also of those that the snapshot knew: their Secrets were read by the run before.
                             self.state.routes.load().iter().for_each(|route| self.fetch_ahead(route.clone()));
                         }
@@ -200,7 +203,7 @@ impl Watch {
                         (changed, unread) = self.read_keys(&mut issued, &views) => {
                             missing = unread;
                             if changed {
-                                self.replace(&views, &issued).await;
+                                self.replace(&views, &issued, &mut unroutable).await;
                             }
                         }
                     }
@@ -257,7 +260,7 @@ impl Watch {
         (changed, missing)
     }
 
-    async fn replace(&self, views: &Views, issued: &Issued) {
+    async fn replace(&self, views: &Views, issued: &Issued, unroutable: &mut HashSet<ChannelId>) {
         let list: Vec<ChannelView> = views.known.values().cloned().collect();
         let old = self.state.routes.load_full();
         let setup = self.state.setup.load();
@@ -270,7 +273,32 @@ impl Watch {
         if !self.state.health.routes_known.swap(true, Ordering::Relaxed) {
             tracing::info!(routes = new.len(), "routes are known");
         }
-        self.state.secrets.retain(new.iter());
+        let claimed: HashSet<ChannelId> = list
+            .iter()
+            .filter_map(|view| view.spec.channel_id.parse().ok())
+            .collect();
+        for route in old.iter().filter(|route| new.get(route.channel).is_none()) {
+            tracing::info!(channel = %route.channel, namespace = route.namespace, name = route.name, "route is gone");
+            if !claimed.contains(&route.channel) {
+                self.state.leaving.add(route.clone());
+                self.runner.deleted(route.channel);
+            }
+        }
+        let without: HashSet<ChannelId> = claimed
+            .into_iter()
+            .filter(|channel| new.get(*channel).is_none())
+            .collect();
+        for channel in without.difference(unroutable) {
+            self.runner.unroutable(*channel);
+        }
+        for channel in unroutable.difference(&without) {
+            if new.get(*channel).is_none() {
+                self.runner.deleted(*channel);
+            }
+        }
+        *unroutable = without;
+        let leaving = self.state.leaving.current();
+        self.state.secrets.retain(new.iter().chain(&leaving));
         for route in new.iter() {
             let same = old.get(route.channel).is_some_and(|before| {
                 before.secret_version == route.secret_version
@@ -286,13 +314,8 @@ impl Watch {
                     environment = route.environment_name, "route changed"
                 );
                 self.fetch_ahead(route.clone());
-                self.runner
-                    .pace(route.channel, route.effective.messages_per_second);
-                self.runner.poke(route.channel);
+                self.runner.serves(route.channel, route.delivery());
             }
-        }
-        for gone in old.iter().filter(|route| new.get(route.channel).is_none()) {
-            tracing::info!(channel = %gone.channel, namespace = gone.namespace, name = gone.name, "route is gone");
         }
         let (dir, issued) = (self.data_dir.clone(), issued.clone());
         match tokio::task::spawn_blocking(move || snapshot::save(&dir, list, &issued)).await {

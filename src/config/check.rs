@@ -32,6 +32,8 @@ pub(super) fn problems(installation: &Installation) -> Vec<String> {
     for (field, value) in [
         ("headerTimeout", &bridge.header_timeout),
         ("bodyTimeout", &bridge.body_timeout),
+        ("retryFirst", &bridge.retry_first),
+        ("retryLongest", &bridge.retry_longest),
     ] {
         positive(&format!("bridge.{field}"), value, &mut problems);
     }
@@ -39,6 +41,7 @@ pub(super) fn problems(installation: &Installation) -> Vec<String> {
         ("maxBodyBytes", bridge.max_body_bytes),
         ("maxConnections", bridge.max_connections),
         ("channelConcurrency", bridge.channel_concurrency),
+        ("deliveryConcurrency", bridge.delivery_concurrency),
         ("deliveryAttempts", bridge.delivery_attempts as usize),
     ] {
         if value == 0 {

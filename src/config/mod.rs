@@ -184,9 +184,15 @@ pub struct BridgeLimits {
     pub journal_max_bytes: u64,
     /// Deliveries under way at once for one channel and direction. Default 16.
     pub channel_concurrency: usize,
+    /// Deliveries under way at once in all. Default 1024.
+    pub delivery_concurrency: usize,
     /// Attempts of one delivery before it becomes a dead letter. Default 80: about four hours, the longest
     /// default of `delivery.maxAge`.
     pub delivery_attempts: u32,
+    /// The longest first wait before a delivery is tried again; the waits double. Default 500ms.
+    pub retry_first: Period,
+    /// The longest of these waits. Default 5m.
+    pub retry_longest: Period,
 }
 
 impl Default for BridgeLimits {
@@ -198,7 +204,10 @@ impl Default for BridgeLimits {
             body_timeout: Period::seconds(20),
             journal_max_bytes: 4 << 30,
             channel_concurrency: 16,
+            delivery_concurrency: 1024,
             delivery_attempts: 80,
+            retry_first: Period("500ms".to_owned()),
+            retry_longest: Period::seconds(300),
         }
     }
 }
@@ -315,15 +324,17 @@ pub fn key_ref<'a>(
 }
 
 impl Environment {
+    /// When the hold of this part ends, if it was ever held.
+    pub fn hold_until(&self, what: Held) -> Option<jiff::Timestamp> {
+        let hold = self.hold.as_ref().filter(|hold| hold.what.contains(&what))?;
+        hold.until.parse().ok()
+    }
+
     /// The hold that is in force for this part, if there is one.
     pub fn held(&self, what: Held, now: jiff::Timestamp) -> Option<&Hold> {
-        self.hold.as_ref().filter(|hold| {
-            hold.what.contains(&what)
-                && hold
-                    .until
-                    .parse::<jiff::Timestamp>()
-                    .is_ok_and(|until| now < until)
-        })
+        self.hold
+            .as_ref()
+            .filter(|_| self.hold_until(what).is_some_and(|until| now < until))
     }
 
     /// Whether channels of this namespace may name the environment.
@@ -365,6 +376,18 @@ impl BridgeLimits {
     /// How long a client may take to send its request's body.
     pub fn body_timeout(&self) -> Duration {
         self.body_timeout.parse().unwrap_or(Duration::from_secs(20))
+    }
+}
+
+impl BridgeLimits {
+    /// The longest first wait before a delivery is tried again.
+    pub fn retry_first(&self) -> Duration {
+        self.retry_first.parse().unwrap_or(Duration::from_millis(500))
+    }
+
+    /// The longest wait before a delivery is tried again.
+    pub fn retry_longest(&self) -> Duration {
+        self.retry_longest.parse().unwrap_or(Duration::from_secs(300))
     }
 }
 

@@ -1,6 +1,9 @@
-//! Exponential backoff with jitter. Pure: chance comes in as a number.
+//! Exponential backoff with jitter, and how often and how soon a message is tried again. Pure: chance comes in as a
+//! number. Every retry has a bound (Law 11).
 
 use std::time::Duration;
+
+use super::types::Failure;
 
 /// A schedule of waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,33 @@ impl Backoff {
     }
 }
 
+/// How often a message is tried, and how soon again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// Attempts before it becomes a dead letter.
+    pub attempts: u32,
+    /// The waits between them.
+    pub waits: Backoff,
+}
+
+/// How much longer a peer that limits the rate is left alone than one that fails: it is there, and more calls are what
+/// it can't take.
+const LIMITED: u32 = 4;
+
+impl Retries {
+    /// The wait after the `attempts`-th attempt failed like this; no shorter than what the peer asked for.
+    pub fn wait(&self, attempts: u32, failure: Failure, asked: Option<Duration>, chance: f64) -> Duration {
+        let waits = match failure {
+            Failure::Unreachable | Failure::Failing => self.waits,
+            Failure::Limited => Backoff {
+                base: self.waits.base.saturating_mul(LIMITED).min(self.waits.cap),
+                ..self.waits
+            },
+        };
+        waits.wait_at_least(attempts, asked, chance)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -51,6 +81,19 @@ mod tests {
             BACKOFF.wait_at_least(1, Some(Duration::from_secs(60)), 0.0),
             Duration::from_secs(60)
         );
+    }
+
+    #[test]
+    fn who_limits_the_rate_is_left_alone_for_longer() {
+        let retries = Retries {
+            attempts: 5,
+            waits: BACKOFF,
+        };
+        let wait = |failure, asked| retries.wait(2, failure, asked, 1.0).as_secs();
+        assert_eq!(wait(Failure::Failing, None), 2);
+        assert_eq!(wait(Failure::Unreachable, None), 2);
+        assert_eq!(wait(Failure::Limited, None), 8);
+        assert_eq!(wait(Failure::Limited, Some(Duration::from_secs(100))), 110);
     }
 
     proptest! {

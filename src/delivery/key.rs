@@ -6,7 +6,7 @@
 pub use crate::journal::{ContactKey, RequestId};
 use crate::{
     api::ChannelId,
-    journal::{Address, Direction},
+    journal::{self, Address, Direction},
 };
 
 /// One direction of one conversation: the unit of order (Law 3).
@@ -29,4 +29,29 @@ impl LaneKey {
             contact: address.contact,
         }
     }
+}
+
+impl From<journal::Lane> for LaneKey {
+    fn from(lane: journal::Lane) -> Self {
+        Self {
+            direction: lane.direction,
+            channel: ChannelId::from_bytes(lane.channel),
+            contact: lane.contact,
+        }
+    }
+}
+
+impl From<LaneKey> for journal::Lane {
+    fn from(lane: LaneKey) -> Self {
+        Self {
+            direction: lane.direction,
+            channel: *lane.channel.as_bytes(),
+            contact: lane.contact,
+        }
+    }
+}
+
+/// The first half of a digest, as a number.
+pub(super) fn first_bytes(digest: [u8; 16]) -> u64 {
+    u64::from_be_bytes(*digest.first_chunk().unwrap_or(&[0; 8]))
 }

@@ -1,16 +1,38 @@
 //! Delivery: from the journal to Aura and to Kernel, in order per conversation, with retries that hold only their
 //! own lane.
 //!
-//! `lanes` decides and is pure, as is `pace`, how often a channel may send; `runner` does; `backoff` is the schedule. Laws 1, 3, 4 and 8.
+//! `lanes` decides and is pure, as is all else here but `runner`, which does. Laws 1, 3, 4, 8 and 9.
 
+mod age;
+mod backlog;
 pub mod backoff;
+mod channels;
+mod circuit;
+mod ends;
+mod fair;
 mod key;
 mod lanes;
+#[cfg(test)]
+mod lanes_tests;
+mod order;
 mod pace;
+mod people;
+#[cfg(test)]
+mod properties;
 mod runner;
+#[cfg(test)]
+mod runner_tests;
+mod serve;
+mod timers;
+mod types;
 
 pub use self::{
+    channels::DRAIN,
     key::{ContactKey, LaneKey, RequestId},
-    lanes::{Attempt, Effect, Ended, Item, Lanes, Limits},
+    lanes::Lanes,
+    people::Dropped,
     runner::{Deliver, Runner, RunnerHandle},
+    types::{
+        Attempt, Effect, Ended, Event, FOREVER, Failure, Item, Limits, Message, Settings, Stats, reason,
+    },
 };

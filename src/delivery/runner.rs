@@ -2,40 +2,59 @@
 //!
 //! Thin on purpose: what may happen when is decided in `lanes`.
 
-use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use futures::FutureExt;
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     key::LaneKey,
-    lanes::{Attempt, Effect, Ended, Item, Lanes, Limits},
+    lanes::Lanes,
+    people::Dropped,
+    types::{Attempt, Effect, Ended, Event, Failure, Item, Limits, Message, Settings, Stats},
 };
 use crate::{
     api::ChannelId,
-    journal::{Entry, Journal, Outcome, Pending, ReadError},
+    journal::{Entry, Journal, Note, Outcome, Pending, ReadError, Seq},
 };
 
 /// Delivers one message, once.
 pub trait Deliver: Send + Sync + 'static {
     /// Makes one attempt. It must end within a bounded time.
-    fn attempt(&self, entry: Entry, number: u32) -> impl Future<Output = Ended> + Send;
+    fn attempt(&self, entry: Entry, attempt: Attempt) -> impl Future<Output = Ended> + Send;
     /// Is told how a message ended, after that is on disk: for logs and metrics.
     fn settled(&self, item: &Item, outcome: &Outcome);
+    /// Is told what people may want to know.
+    fn told(&self, event: &Event);
+    /// Is told how the lanes are, whenever that may have changed.
+    fn shows(&self, stats: Stats);
 }
 
-/// How to tell the runner what happened.
+/// How to tell the runner what happened, and what people ask.
 #[derive(Clone)]
 pub struct RunnerHandle {
     news: mpsc::UnboundedSender<News>,
 }
 
 enum News {
-    /// A channel's route or credentials changed.
-    Poke(ChannelId),
-    /// A channel may send so many messages a second.
-    Pace(ChannelId, u32),
+    Serves(ChannelId, Settings),
+    Unroutable(ChannelId),
+    Deleted(ChannelId),
+    Listed,
+    Park(LaneKey, oneshot::Sender<bool>),
+    Unpark(LaneKey, oneshot::Sender<bool>),
+    Retry(LaneKey, oneshot::Sender<bool>),
+    Drop(Seq, oneshot::Sender<Dropped>),
 }
 
 /// The task that delivers.
@@ -43,6 +62,7 @@ pub struct Runner<D> {
     journal: Journal,
     deliver: Arc<D>,
     lanes: Lanes,
+    pending: Vec<Pending>,
     accepted: mpsc::UnboundedReceiver<Pending>,
     news: mpsc::UnboundedReceiver<News>,
     tasks: JoinSet<Done>,
@@ -52,20 +72,57 @@ pub struct Runner<D> {
 enum Done {
     Ended(Item, Ended),
     Settled(Item),
+    Told,
 }
 
 /// How long to wait before a record that failed is written again.
 const RECORD_AGAIN: Duration = Duration::from_secs(1);
 
 impl RunnerHandle {
-    /// A channel's route or credentials changed: what waits for them is tried now.
-    pub fn poke(&self, channel: ChannelId) {
-        let _ = self.news.send(News::Poke(channel));
+    /// A channel is served, and this holds for it: what waits for a change of it is tried now.
+    pub fn serves(&self, channel: ChannelId, settings: Settings) {
+        let _ = self.news.send(News::Serves(channel, settings));
     }
 
-    /// A channel may send so many messages a second to Kernel.
-    pub fn pace(&self, channel: ChannelId, per_second: u32) {
-        let _ = self.news.send(News::Pace(channel, per_second));
+    /// A channel's resource is there, and has no route now: its messages wait.
+    pub fn unroutable(&self, channel: ChannelId) {
+        let _ = self.news.send(News::Unroutable(channel));
+    }
+
+    /// A channel's resource was deleted: it delivers for [`DRAIN`](super::DRAIN) what it can.
+    pub fn deleted(&self, channel: ChannelId) {
+        let _ = self.news.send(News::Deleted(channel));
+    }
+
+    /// All channels that there are have been told of.
+    pub fn listed(&self) {
+        let _ = self.news.send(News::Listed);
+    }
+
+    /// A person holds a conversation's direction. Says whether it was not held; `None`: the delivery has ended.
+    pub async fn park(&self, lane: LaneKey) -> Option<bool> {
+        self.ask(|answer| News::Park(lane, answer)).await
+    }
+
+    /// A person lets it go on. Says whether it was held.
+    pub async fn unpark(&self, lane: LaneKey) -> Option<bool> {
+        self.ask(|answer| News::Unpark(lane, answer)).await
+    }
+
+    /// A person has a lane's next message tried now. Says whether one waited for its retry.
+    pub async fn retry_now(&self, lane: LaneKey) -> Option<bool> {
+        self.ask(|answer| News::Retry(lane, answer)).await
+    }
+
+    /// A person gives a message up.
+    pub async fn drop_message(&self, seq: Seq) -> Option<Dropped> {
+        self.ask(|answer| News::Drop(seq, answer)).await
+    }
+
+    async fn ask<T>(&self, news: impl FnOnce(oneshot::Sender<T>) -> News) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.news.send(news(answer)).ok()?;
+        answered.await.ok()
     }
 }
 
@@ -80,14 +137,11 @@ impl<D: Deliver> Runner<D> {
         accepted: mpsc::UnboundedReceiver<Pending>,
     ) -> (Self, RunnerHandle) {
         let (sender, news) = mpsc::unbounded_channel();
-        let mut lanes = Lanes::new(limits);
-        pending
-            .into_iter()
-            .for_each(|pending| lanes.accepted(item(&pending)));
         let runner = Self {
             journal,
             deliver,
-            lanes,
+            lanes: Lanes::new(limits, wall_ms()),
+            pending,
             accepted,
             news,
             tasks: JoinSet::new(),
@@ -98,18 +152,25 @@ impl<D: Deliver> Runner<D> {
 
     /// Delivers until told to stop; then lets what is under way end, at most for `grace`.
     pub async fn run(mut self, stop: CancellationToken, grace: Duration) {
+        for pending in std::mem::take(&mut self.pending) {
+            if stop.is_cancelled() {
+                return;
+            }
+            self.accept(&pending, true);
+        }
+        for lane in self.journal.parked() {
+            self.lanes.park(LaneKey::from(lane), self.start.elapsed());
+        }
         loop {
             while let Some(effect) = self.lanes.next(self.start.elapsed()) {
                 self.start_effect(effect);
             }
+            self.deliver.shows(self.lanes.stats());
             let wake = self.lanes.next_wake().map(|at| self.start + at);
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(pending) = self.accepted.recv() => self.lanes.accepted(item(&pending)),
-                Some(news) = self.news.recv() => match news {
-                    News::Poke(channel) => self.lanes.poke(channel),
-                    News::Pace(channel, per_second) => self.lanes.pace(channel, per_second),
-                },
+                Some(pending) = self.accepted.recv() => self.accept(&pending, false),
+                Some(news) = self.news.recv() => self.hear(news),
                 Some(done) = self.tasks.join_next() => self.take_done(done),
                 () = sleep_until(wake) => {}
             }
@@ -117,6 +178,12 @@ impl<D: Deliver> Runner<D> {
         let drained = tokio::time::timeout(grace, async {
             while let Some(done) = self.tasks.join_next().await {
                 self.take_done(done);
+                while let Some(effect) = self.lanes.next(self.start.elapsed()) {
+                    // Nothing new begins; what ended is recorded.
+                    if matches!(effect, Effect::Settle(..)) {
+                        self.start_effect(effect);
+                    }
+                }
             }
         });
         if drained.await.is_err() {
@@ -127,15 +194,59 @@ impl<D: Deliver> Runner<D> {
         }
     }
 
-    fn take_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        match done {
-            Ok(Done::Ended(item, ended)) => {
-                let now = self.start.elapsed();
-                if let Some(effect) = self.lanes.ended(&item, ended, now, fastrand::f64()) {
-                    self.start_effect(effect);
-                }
+    /// Hands a message to the lanes.
+    fn accept(&mut self, pending: &Pending, left_over: bool) {
+        let message = Message {
+            seq: pending.seq,
+            lane: LaneKey::of(&pending.address),
+            request: pending.request,
+            accepted_at_ms: pending.accepted_at_ms,
+            attempts: pending.note.attempts,
+            uncertain: pending.note.unknown,
+            left_over,
+            replayed: pending.replayed,
+        };
+        self.lanes.accepted(message, self.start.elapsed());
+    }
+
+    fn hear(&mut self, news: News) {
+        let now = self.start.elapsed();
+        match news {
+            News::Serves(channel, settings) => self.lanes.serves(channel, settings, now),
+            News::Unroutable(channel) => self.lanes.unroutable(channel, now),
+            News::Deleted(channel) => self.lanes.deleted(channel, now),
+            News::Listed => self.lanes.listed(now),
+            // Who asked may have stopped waiting.
+            News::Park(lane, answer) => drop(answer.send(self.lanes.park(lane, now))),
+            News::Unpark(lane, answer) => drop(answer.send(self.lanes.unpark(lane, now))),
+            News::Retry(lane, answer) => drop(answer.send(self.lanes.retry_now(lane, now))),
+            News::Drop(seq, answer) => drop(answer.send(self.lanes.drop_message(seq, now))),
+        }
+    }
+
+    /// That a conversation is held outlives a restart.
+    fn tell(&mut self, event: &Event) {
+        let (lane, parked) = match event {
+            Event::Parked(lane) => (*lane, true),
+            Event::Unparked(lane) => (*lane, false),
+            Event::Overtook(_) | Event::Circuit { .. } => return,
+        };
+        let journal = self.journal.clone();
+        self.tasks.spawn(async move {
+            while let Err(error) = journal.park(lane.into(), parked).await {
+                tracing::error!(%error, "can't record that a conversation is held or goes on; trying again");
+                tokio::time::sleep(RECORD_AGAIN).await;
             }
-            Ok(Done::Settled(item)) => self.lanes.settled(&item),
+            Done::Told
+        });
+    }
+
+    fn take_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        let now = self.start.elapsed();
+        match done {
+            Ok(Done::Ended(item, ended)) => self.lanes.ended(item, ended, now, fastrand::f64()),
+            Ok(Done::Settled(item)) => self.lanes.settled(item, now),
+            Ok(Done::Told) => {}
             // Tasks catch their panics, and nobody aborts them.
             Err(error) => tracing::error!(%error, "a delivery task was lost; its lane waits for a restart"),
         }
@@ -144,15 +255,20 @@ impl<D: Deliver> Runner<D> {
     fn start_effect(&mut self, effect: Effect) {
         let (journal, deliver) = (self.journal.clone(), self.deliver.clone());
         match effect {
-            Effect::Attempt(Attempt { item, number }) => {
+            Effect::Attempt(attempt) => {
+                let item = attempt.item;
                 self.tasks.spawn(async move {
                     let ended = match journal.read(item.seq).await {
-                        Ok(entry) => AssertUnwindSafe(deliver.attempt(entry, number))
+                        Ok(entry) => AssertUnwindSafe(deliver.attempt(entry, attempt))
                             .catch_unwind()
                             .await
-                            .unwrap_or(Ended::Retry { after: None }),
+                            .unwrap_or(Ended::Retry {
+                                failure: Failure::Failing,
+                                after: None,
+                            }),
                         Err(error) => unreadable(&item, &error),
                     };
+                    remember(&journal, &attempt, &ended).await;
                     Done::Ended(item, ended)
                 });
             }
@@ -162,19 +278,33 @@ impl<D: Deliver> Runner<D> {
                         tracing::error!(%error, seq = item.seq.0, "can't record how a message ended; trying again");
                         tokio::time::sleep(RECORD_AGAIN).await;
                     }
-                    crate::failpoint::at!(Settled);
                     deliver.settled(&item, &outcome);
                     Done::Settled(item)
                 });
+            }
+            Effect::Tell(event) => {
+                self.tell(&event);
+                deliver.told(&event);
             }
         }
     }
 }
 
-fn item(pending: &Pending) -> Item {
-    Item {
-        seq: pending.seq,
-        lane: LaneKey::of(&pending.address),
+/// What a restart must know of an attempt that did not deliver: how many there were, and whether one may have arrived.
+/// Best effort: without it a message gets more attempts, never fewer, and what was sent is never sent less.
+async fn remember(journal: &Journal, attempt: &Attempt, ended: &Ended) {
+    if !matches!(ended, Ended::Retry { .. } | Ended::Unknown) {
+        return;
+    }
+    let seq = attempt.item.seq;
+    let unknown = attempt.uncertain || matches!(ended, Ended::Unknown);
+    let note = Note {
+        attempts: attempt.number,
+        unknown,
+        ..journal.noted(seq)
+    };
+    if let Err(error) = journal.note(seq, note).await {
+        tracing::warn!(%error, seq = seq.0, "can't record an attempt");
     }
 }
 
@@ -184,8 +314,17 @@ fn unreadable(item: &Item, error: &ReadError) -> Ended {
         ReadError::Damaged { .. } | ReadError::NotKept(_) | ReadError::KeyDestroyed(_) => Ended::Fatal {
             reason: "JournalDamaged",
         },
-        ReadError::Io(_) => Ended::Retry { after: None },
+        ReadError::Io(_) => Ended::Retry {
+            failure: Failure::Failing,
+            after: None,
+        },
     }
+}
+
+/// The wall clock, in ms since 1970.
+pub(super) fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_until(at: Option<Instant>) {

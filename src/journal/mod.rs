@@ -377,6 +377,11 @@ impl Journal {
             .map_err(|error| ReadError::Io(io::Error::other(error)))?
     }
 
+    /// What is recorded of a message's attempts.
+    pub fn noted(&self, seq: Seq) -> Note {
+        self.shared.state().note(seq)
+    }
+
     /// The message that was sent under this reference, if it is still known.
     pub fn sent(&self, reference: &Reference) -> Option<Sent> {
         self.shared.state().sent(reference)

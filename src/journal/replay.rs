@@ -40,6 +40,7 @@ impl Pending {
             accepted_at_ms: head.accepted_at_ms,
             request: head.request,
             note: Note::default(),
+            replayed: head.replayed,
         }
     }
 }

@@ -221,6 +221,8 @@ pub struct Pending {
     pub request: Option<RequestId>,
     /// What is known of attempts to deliver it.
     pub note: Note,
+    /// Whether it is a dead letter that somebody sent on its way again.
+    pub replayed: bool,
 }
 
 /// What outlives a restart of the attempts to deliver a message.

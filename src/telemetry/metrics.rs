@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry as Inner,
 };
 
-use crate::{cluster::Watches, kernel::KernelError};
+use crate::{cluster::Watches, delivery::Stats, kernel::KernelError};
 
 /// The metrics of one process, as a page.
 #[derive(Clone)]
@@ -40,6 +40,12 @@ pub struct ByOutcome {
     outcome: &'static str,
 }
 
+/// Of channels, or of environments.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OfKind {
+    kind: &'static str,
+}
+
 /// The bridge's metrics.
 #[derive(Clone)]
 pub struct BridgeMetrics {
@@ -50,6 +56,10 @@ pub struct BridgeMetrics {
     attempts: Family<ByOutcome, Counter>,
     settled: Family<ByOutcome, Counter>,
     ack_seconds: Histogram,
+    overtakes: Family<ByChannel, Counter>,
+    held_conversations: Gauge,
+    circuits_open: Family<OfKind, Gauge>,
+    under_way: Gauge,
     /// Routable channels.
     pub routes: Gauge,
     /// Messages accepted and not yet delivered or given up.
@@ -229,6 +239,10 @@ impl BridgeMetrics {
             attempts: Family::default(),
             settled: Family::default(),
             ack_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            overtakes: Family::default(),
+            held_conversations: Gauge::default(),
+            circuits_open: Family::default(),
+            under_way: Gauge::default(),
             routes: Gauge::default(),
             pending: Gauge::default(),
             journal_bytes: Gauge::default(),
@@ -256,6 +270,22 @@ impl BridgeMetrics {
             "From a webhook call's arrival to its answer",
             m.ack_seconds,
         );
+        inner.register(
+            "reply_overtakes",
+            "Replies that left before an earlier message was answered, because unansweredAfter had passed",
+            m.overtakes,
+        );
+        inner.register(
+            "held_conversations",
+            "Directions of conversations that are held for a person",
+            m.held_conversations,
+        );
+        inner.register(
+            "delivery_circuits_open",
+            "Directions of channels, and of environments, of which one message at a time is tried",
+            m.circuits_open,
+        );
+        inner.register("deliveries_under_way", "Deliveries under way", m.under_way);
         inner.register("routes", "Channels that are routed", m.routes);
         inner.register(
             "pending_messages",
@@ -293,6 +323,26 @@ impl BridgeMetrics {
                     channel: channel.to_owned(),
                 })
                 .inc_by(by);
+        }
+    }
+
+    /// A reply of a channel left before an earlier message was answered.
+    pub fn overtook(&self, channel: String) {
+        self.overtakes.get_or_create(&ByChannel { channel }).inc();
+    }
+
+    /// How the lanes are.
+    pub fn lanes_show(&self, stats: Stats) {
+        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        self.held_conversations.set(gauge(stats.parked));
+        self.under_way.set(gauge(stats.under_way));
+        for (kind, open) in [
+            ("channel", stats.open_channels),
+            ("environment", stats.open_environments),
+        ] {
+            self.circuits_open
+                .get_or_create(&OfKind { kind })
+                .set(gauge(open));
         }
     }
 

@@ -1,0 +1,849 @@
+//! What the lanes do, case by case; `properties` holds what they never do.
+
+use std::time::Duration;
+
+use super::{
+    ContactKey, DRAIN, Dropped, Effect, Ended, Event, FOREVER, Failure, Item, LaneKey, Lanes, Limits,
+    Message, RequestId, Settings,
+    backoff::{Backoff, Retries},
+    reason,
+};
+use crate::{
+    api::{
+        ChannelDefaults, ChannelId, Effective, OnUndeliverable, OnUnknownSend, ReplyOrder,
+        WhatsAppChannelSpec,
+    },
+    journal::{Direction, Outcome, Seq},
+};
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+const NOTHING: [u64; 0] = [];
+/// The wall clock at the start, in ms.
+pub(super) const STARTED: u64 = 1_700_000_000_000;
+
+pub(super) fn limits() -> Limits {
+    let waits = |cap: u64| Backoff {
+        base: SECOND,
+        cap: Duration::from_secs(cap),
+    };
+    Limits {
+        channel_concurrency: 2,
+        concurrency: 100,
+        retries: Retries {
+            attempts: 3,
+            waits: waits(60),
+        },
+        blocked: waits(30),
+        outage: waits(60),
+    }
+}
+
+pub(super) fn channel(n: u8) -> ChannelId {
+    ChannelId::from_bytes([n; 16])
+}
+
+pub(super) fn settings() -> Settings {
+    let effective = Effective::new(&WhatsAppChannelSpec::example(), &ChannelDefaults::default());
+    Settings::new(&effective, "es-pro", None)
+}
+
+pub(super) fn request(n: u8) -> RequestId {
+    RequestId([n; 16])
+}
+
+/// The lanes, with what is under way and how messages ended. Channels 1 to 3 are served.
+pub(super) struct Machine {
+    pub lanes: Lanes,
+    pub now: Duration,
+    pub under_way: Vec<(Item, u32, bool)>,
+    pub ended: Vec<(Item, String)>,
+    pub told: Vec<Event>,
+    next: u64,
+}
+
+impl Machine {
+    pub fn new(limits: Limits) -> Self {
+        let mut machine = Self {
+            lanes: Lanes::new(limits, STARTED),
+            now: 10 * SECOND,
+            under_way: Vec::new(),
+            ended: Vec::new(),
+            told: Vec::new(),
+            next: 0,
+        };
+        for n in 1..=3 {
+            machine.serves(n, |_| {});
+        }
+        machine.begins();
+        machine
+    }
+
+    pub fn serves(&mut self, n: u8, change: impl FnOnce(&mut Settings)) {
+        let mut settings = settings();
+        change(&mut settings);
+        self.lanes.serves(channel(n), settings, self.now);
+    }
+
+    pub fn message(
+        &mut self,
+        direction: Direction,
+        of: u8,
+        contact: u8,
+        request: Option<RequestId>,
+    ) -> Message {
+        self.next += 1;
+        Message {
+            seq: Seq(self.next),
+            lane: LaneKey {
+                direction,
+                channel: channel(of),
+                contact: ContactKey([contact; 16]),
+            },
+            request,
+            accepted_at_ms: STARTED + u64::try_from(self.now.as_millis()).unwrap(),
+            attempts: 0,
+            uncertain: false,
+            left_over: false,
+            replayed: false,
+        }
+    }
+
+    pub fn accept(&mut self, message: Message) -> u64 {
+        self.lanes.accepted(message, self.now);
+        message.seq.0
+    }
+
+    /// A user's message.
+    pub fn asks(&mut self, of: u8, contact: u8, n: u8) -> u64 {
+        let message = self.message(Direction::ToAura, of, contact, Some(request(n)));
+        self.accept(message)
+    }
+
+    /// A reply to the user's message of this number; 0: to none.
+    pub fn answers(&mut self, of: u8, contact: u8, n: u8) -> u64 {
+        let named = (n > 0).then(|| request(n));
+        let message = self.message(Direction::ToKernel, of, contact, named);
+        self.accept(message)
+    }
+
+    /// What begins now.
+    pub fn begins(&mut self) -> Vec<u64> {
+        let mut begun = Vec::new();
+        let mut settled = Vec::new();
+        while let Some(effect) = self.lanes.next(self.now) {
+            match effect {
+                Effect::Attempt(attempt) => {
+                    begun.push(attempt.item.seq.0);
+                    self.under_way
+                        .push((attempt.item, attempt.number, attempt.uncertain));
+                }
+                Effect::Settle(item, outcome) => {
+                    let how = match outcome {
+                        Outcome::Delivered { .. } => "Delivered".to_owned(),
+                        Outcome::DeadLetter { reason } | Outcome::Dropped { reason } => reason,
+                    };
+                    self.ended.push((item, how));
+                    settled.push(item);
+                }
+                Effect::Tell(event) => self.told.push(event),
+            }
+            for item in std::mem::take(&mut settled) {
+                self.lanes.settled(item, self.now);
+            }
+        }
+        begun
+    }
+
+    pub fn ends(&mut self, seq: u64, result: Ended) {
+        let place = self.under_way.iter().position(|(item, ..)| item.seq.0 == seq);
+        let (item, ..) = self
+            .under_way
+            .remove(place.unwrap_or_else(|| panic!("{seq} is not under way")));
+        self.lanes.ended(item, result, self.now, 1.0);
+    }
+
+    pub fn delivers(&mut self, seq: u64) {
+        self.ends(seq, Ended::Delivered { reference: None });
+    }
+
+    /// Aura has a user's message.
+    pub fn asked(&mut self, of: u8, contact: u8, n: u8) -> u64 {
+        let seq = self.asks(of, contact, n);
+        assert_eq!(self.begins(), [seq]);
+        self.delivers(seq);
+        assert_eq!(self.begins(), NOTHING);
+        seq
+    }
+
+    pub fn waits(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    /// Goes on to when something may happen by itself.
+    pub fn wakes(&mut self) -> Vec<u64> {
+        self.now = self.now.max(self.lanes.next_wake().expect("a timer"));
+        self.begins()
+    }
+
+    pub fn how(&self) -> Vec<(u64, &str)> {
+        self.ended
+            .iter()
+            .map(|(item, how)| (item.seq.0, how.as_str()))
+            .collect()
+    }
+
+    pub fn lane(&self, seq: u64) -> LaneKey {
+        let all = self.under_way.iter().map(|(item, ..)| item);
+        let mut all = all.chain(self.ended.iter().map(|(item, _)| item));
+        all.find(|item| item.seq.0 == seq).unwrap().lane
+    }
+}
+
+fn failing() -> Ended {
+    Ended::Retry {
+        failure: Failure::Failing,
+        after: None,
+    }
+}
+
+pub(super) fn nobody() -> Ended {
+    Ended::Retry {
+        failure: Failure::Unreachable,
+        after: None,
+    }
+}
+
+fn refused() -> Ended {
+    Ended::Fatal { reason: "Refused" }
+}
+
+pub(super) fn lane(direction: Direction, of: u8, contact: u8) -> LaneKey {
+    LaneKey {
+        direction,
+        channel: channel(of),
+        contact: ContactKey([contact; 16]),
+    }
+}
+
+#[test]
+fn a_lane_has_one_message_under_way_and_the_next_goes_only_after_its_record() {
+    let mut m = Machine::new(limits());
+    let (first, second) = (m.asks(1, 1, 1), m.asks(1, 1, 2));
+    assert_eq!(m.begins(), [first]);
+    let item = m.under_way[0].0;
+    m.lanes
+        .ended(item, Ended::Delivered { reference: None }, m.now, 0.5);
+    let delivered = Outcome::Delivered { reference: None };
+    assert_eq!(m.lanes.next(m.now), Some(Effect::Settle(item, delivered)));
+    assert_eq!(m.begins(), NOTHING);
+    m.lanes.settled(item, m.now);
+    assert_eq!(m.begins(), [second]);
+}
+
+#[test]
+fn a_retry_holds_its_own_lane_only() {
+    let mut m = Machine::new(limits());
+    let (first, _, other) = (m.asks(1, 1, 1), m.asks(1, 1, 2), m.asks(1, 2, 3));
+    assert_eq!(m.begins(), [first, other]);
+    m.ends(first, failing());
+    m.delivers(other);
+    assert_eq!(m.begins(), NOTHING);
+    assert_eq!(m.lanes.next_wake(), Some(m.now + SECOND));
+    assert_eq!(m.wakes(), [first]);
+}
+
+#[test]
+fn exhausted_attempts_and_fatal_errors_become_dead_letters() {
+    let mut m = Machine::new(limits());
+    let first = m.asks(1, 1, 1);
+    assert_eq!(m.begins(), [first]);
+    for _ in 0..2 {
+        m.ends(first, failing());
+        assert_eq!(m.begins(), NOTHING);
+        assert_eq!(m.wakes(), [first]);
+    }
+    assert_eq!(m.under_way[0].1, 3, "the third attempt");
+    m.ends(first, failing());
+    let second = m.asks(1, 1, 2);
+    assert_eq!(m.begins(), [second]);
+    m.ends(second, refused());
+    m.begins();
+    assert_eq!(
+        m.how(),
+        [(first, reason::ATTEMPTS_EXHAUSTED), (second, "Refused")]
+    );
+    assert_eq!(m.lanes.stats().lanes, 0);
+}
+
+#[test]
+fn attempts_of_an_earlier_run_count() {
+    let mut m = Machine::new(limits());
+    let mut message = m.message(Direction::ToKernel, 1, 1, None);
+    (message.attempts, message.uncertain, message.left_over) = (2, true, true);
+    let seq = m.accept(message);
+    m.begins();
+    assert_eq!(m.under_way, [(m.under_way[0].0, 3, true)]);
+    m.ends(seq, failing());
+    m.begins();
+    assert_eq!(m.how(), [(seq, reason::ATTEMPTS_EXHAUSTED)]);
+}
+
+#[test]
+fn rejected_credentials_open_the_channels_circuit_count_no_attempt_and_have_one_probe_at_a_time() {
+    let mut m = Machine::new(limits());
+    let (first, second) = (m.answers(1, 1, 0), m.answers(1, 2, 0));
+    let other_way = m.asks(1, 1, 1);
+    let mut begun = m.begins();
+    begun.sort_unstable();
+    assert_eq!(begun, [first, second, other_way]);
+    m.ends(first, Ended::Blocked);
+    m.ends(second, Ended::Blocked);
+    m.delivers(other_way);
+    assert_eq!(m.begins(), NOTHING);
+    assert_eq!(m.lanes.stats().open_channels, 1);
+    for wait in [1, 2, 4, 8, 16, 30, 30] {
+        let before = m.now;
+        let probe = m.wakes();
+        assert_eq!(probe.len(), 1, "one probe");
+        assert_eq!(m.now, before + wait * SECOND);
+        m.ends(probe[0], Ended::Blocked);
+        assert_eq!(m.begins(), NOTHING);
+    }
+    // Something about the channel changes: it is tried at once, by one message.
+    m.serves(1, |_| {});
+    let probe = m.begins();
+    assert_eq!(probe.len(), 1);
+    assert_eq!(m.under_way[0].1, 1, "no attempt was counted");
+    m.delivers(probe[0]);
+    assert_eq!(m.begins().len(), 1);
+    assert_eq!(m.lanes.stats().open_channels, 0);
+}
+
+#[test]
+fn a_channel_has_no_more_under_way_than_it_may_and_channels_take_turns() {
+    let mut m = Machine::new(limits());
+    let flood: Vec<u64> = (0..20).map(|n| m.asks(1, n, n + 1)).collect();
+    let (other, third) = (m.asks(2, 1, 1), m.asks(3, 1, 1));
+    assert_eq!(m.begins(), [flood[0], other, third, flood[1]]);
+    m.delivers(flood[1]);
+    assert_eq!(m.begins(), [flood[2]]);
+}
+
+#[test]
+fn places_are_bounded_and_an_environment_has_no_more_than_its_share() {
+    let mut m = Machine::new(Limits {
+        channel_concurrency: 50,
+        concurrency: 8,
+        ..limits()
+    });
+    m.serves(2, |settings| settings.environment = "br-pro".into());
+    for contact in 0..50 {
+        m.asks(1, contact, contact + 1);
+    }
+    assert_eq!(m.begins().len(), 6, "three quarters");
+    let others: Vec<u64> = (0..5).map(|n| m.asks(2, n, n + 1)).collect();
+    assert_eq!(m.begins(), others[..2]);
+    m.delivers(others[0]);
+    assert_eq!(m.begins(), [others[2]]);
+    let first = m.under_way[0].0.seq.0;
+    m.delivers(first);
+    assert_eq!(m.begins(), [others[3]], "a place for who has fewer");
+}
+
+#[test]
+fn a_channel_whose_calls_find_nobody_has_one_place_until_one_is_answered() {
+    let mut m = Machine::new(limits());
+    let all: Vec<u64> = (0..6).map(|n| m.asks(1, n, n + 1)).collect();
+    assert_eq!(m.begins(), all[..2]);
+    m.ends(all[0], nobody());
+    assert_eq!(m.begins(), NOTHING, "the other is still under way");
+    m.ends(all[1], nobody());
+    assert_eq!(m.begins(), [all[2]]);
+    m.delivers(all[2]);
+    assert_eq!(m.begins(), all[3..5]);
+}
+
+#[test]
+fn a_channel_sends_no_more_often_than_it_may_and_others_do_not_wait_for_it() {
+    let mut m = Machine::new(Limits {
+        channel_concurrency: 100,
+        ..limits()
+    });
+    m.serves(1, |settings| settings.messages_per_second = 2);
+    m.begins();
+    let paced: Vec<u64> = (0..6).map(|n| m.answers(1, n, 0)).collect();
+    let (other, inbound) = (m.answers(2, 1, 0), m.asks(1, 1, 1));
+    let start = m.now;
+    assert_eq!(m.begins(), [paced[0], other, inbound, paced[1]]);
+    for expected in &paced[2..] {
+        assert_eq!(m.wakes(), [*expected]);
+    }
+    assert_eq!(m.now, start + 2 * SECOND);
+}
+
+#[test]
+fn an_environment_that_is_down_is_probed_by_one_call_whose_success_releases_all_bit_by_bit() {
+    let mut m = Machine::new(limits());
+    let seqs: Vec<u64> = (0..12).map(|n| m.answers(n % 3 + 1, n, 0)).collect();
+    let other_way = m.asks(1, 1, 1);
+    while m.told.is_empty() {
+        let under_way: Vec<u64> = m.under_way.iter().map(|(item, ..)| item.seq.0).collect();
+        for seq in under_way {
+            if seq == other_way {
+                m.delivers(seq);
+            } else {
+                m.ends(seq, nobody());
+            }
+        }
+        if m.begins().is_empty() && m.under_way.is_empty() && m.told.is_empty() {
+            m.wakes();
+        }
+    }
+    let circuit = |open| Event::Circuit {
+        environment: "es-pro".into(),
+        direction: Direction::ToKernel,
+        open,
+    };
+    assert_eq!(m.told, [circuit(true)]);
+    while let Some((item, ..)) = m.under_way.first().copied() {
+        m.ends(item.seq.0, nobody());
+    }
+    // For an hour: one at a time, and nobody's attempts are used up.
+    let until = m.now + 3600 * SECOND;
+    let mut probes = 0;
+    while m.now < until {
+        let begun = m.wakes();
+        assert!(begun.len() <= 1);
+        if let [probe] = begun[..] {
+            probes += 1;
+            m.ends(probe, nobody());
+            assert_eq!(m.begins(), NOTHING);
+        }
+    }
+    assert!((60..70).contains(&probes), "{probes} probes");
+    assert_eq!(m.how(), [(other_way, "Delivered")]);
+    let probe = loop {
+        if let [probe] = m.wakes()[..] {
+            break probe;
+        }
+    };
+    m.delivers(probe);
+    let start = m.now;
+    let mut times = Vec::new();
+    while m.ended.len() < seqs.len() + 1 {
+        let begun = if times.is_empty() { m.begins() } else { m.wakes() };
+        for seq in begun {
+            times.push(m.now);
+            m.delivers(seq);
+        }
+        m.begins();
+    }
+    assert_eq!(m.told[1], circuit(false));
+    assert!(
+        times
+            .windows(2)
+            .all(|pair| pair[0] < pair[1] || pair[1] > start + SECOND),
+        "{times:?}"
+    );
+}
+
+#[test]
+fn a_reply_waits_for_the_answers_to_earlier_messages_and_then_they_leave_in_the_messages_order() {
+    let mut m = Machine::new(limits());
+    for n in 1..=3 {
+        m.asked(1, 1, n);
+    }
+    let third = m.answers(1, 1, 3);
+    let second = m.answers(1, 1, 2);
+    assert_eq!(m.begins(), NOTHING);
+    let first = m.answers(1, 1, 1);
+    assert_eq!(m.begins(), [first]);
+    let again = m.answers(1, 1, 1);
+    for expected in [first, again, second, third] {
+        m.delivers(expected);
+        m.begins();
+    }
+    assert_eq!(m.told, []);
+}
+
+#[test]
+fn a_reply_waits_no_longer_than_so_long_after_aura_has_the_earlier_message() {
+    let mut m = Machine::new(limits());
+    m.asked(1, 1, 1);
+    m.waits(3 * SECOND);
+    m.asked(1, 1, 2);
+    m.waits(SECOND);
+    let second = m.answers(1, 1, 2);
+    assert_eq!(m.begins(), NOTHING);
+    let before = m.now;
+    assert_eq!(m.wakes(), [second]);
+    assert_eq!(m.now, before + 6 * SECOND, "ten after Aura had it");
+    assert_eq!(m.told, [Event::Overtook(lane(Direction::ToKernel, 1, 1))]);
+    // What comes too late leaves as it comes.
+    let first = m.answers(1, 1, 1);
+    m.delivers(second);
+    assert_eq!(m.begins(), [first]);
+}
+
+#[test]
+fn the_wait_counts_from_when_aura_has_the_message_however_long_it_was_away() {
+    let mut m = Machine::new(limits());
+    m.asks(1, 1, 1);
+    m.asks(1, 1, 2);
+    m.waits(1800 * SECOND);
+    let first = m.begins()[0];
+    m.delivers(first);
+    let second = m.begins()[0];
+    let early = m.answers(1, 1, 2);
+    assert_eq!(m.begins(), NOTHING, "Aura answered before it said that it has it");
+    m.delivers(second);
+    m.waits(9 * SECOND);
+    assert_eq!(m.begins(), NOTHING);
+    let answer = m.answers(1, 1, 1);
+    assert_eq!(m.begins(), [answer]);
+    m.delivers(answer);
+    assert_eq!(m.begins(), [early]);
+}
+
+#[test]
+fn a_message_that_aura_does_not_have_holds_nobodys_reply() {
+    let mut m = Machine::new(limits());
+    m.asked(1, 1, 1);
+    let stuck = m.asks(1, 1, 2);
+    assert_eq!(m.begins(), [stuck]);
+    m.ends(stuck, failing());
+    let answer = m.answers(1, 1, 1);
+    assert_eq!(m.begins(), [answer]);
+    // Nor does one that Aura refused.
+    m.delivers(answer);
+    assert_eq!(m.begins(), NOTHING);
+    assert_eq!(m.wakes(), [stuck]);
+    m.ends(stuck, refused());
+    m.begins();
+    m.asked(1, 1, 3);
+    let answer = m.answers(1, 1, 3);
+    assert_eq!(m.begins(), [answer]);
+}
+
+#[test]
+fn what_aura_sends_of_its_own_accord_waits_for_replies_only() {
+    let mut m = Machine::new(limits());
+    m.asked(1, 1, 1);
+    m.asked(1, 1, 2);
+    let news = m.answers(1, 1, 0);
+    assert_eq!(m.begins(), [news]);
+    let (held, later) = (m.answers(1, 1, 2), m.answers(1, 1, 0));
+    m.delivers(news);
+    assert_eq!(m.begins(), NOTHING);
+    let first = m.answers(1, 1, 1);
+    for expected in [first, held, later] {
+        assert_eq!(m.begins(), [expected]);
+        m.delivers(expected);
+    }
+}
+
+#[test]
+fn as_received_means_as_received_and_may_be_said_at_any_time() {
+    let mut m = Machine::new(limits());
+    m.asked(1, 1, 1);
+    m.asked(1, 1, 2);
+    let second = m.answers(1, 1, 2);
+    assert_eq!(m.begins(), NOTHING);
+    m.serves(1, |settings| settings.reply_order = ReplyOrder::AsReceived);
+    assert_eq!(m.begins(), [second]);
+    let first = m.answers(1, 1, 1);
+    m.delivers(second);
+    assert_eq!(m.begins(), [first]);
+    assert_eq!(m.told, []);
+}
+
+#[test]
+fn a_reply_that_is_given_up_takes_the_rest_of_its_group_with_it_and_what_comes_later() {
+    let mut m = Machine::new(limits());
+    m.asked(1, 1, 1);
+    m.asked(1, 1, 2);
+    let group: Vec<u64> = (0..3).map(|_| m.answers(1, 1, 1)).collect();
+    let other = m.answers(1, 1, 2);
+    assert_eq!(m.begins(), [group[0]]);
+    m.delivers(group[0]);
+    assert_eq!(m.begins(), [group[1]]);
+    m.ends(group[1], refused());
+    assert_eq!(m.begins(), [other]);
+    let late = m.answers(1, 1, 1);
+    m.delivers(other);
+    assert_eq!(m.begins(), NOTHING);
+    assert_eq!(
+        m.how()[2..],
+        [
+            (group[0], "Delivered"),
+            (group[2], reason::GROUP_CANCELLED),
+            (group[1], "Refused"),
+            (late, reason::GROUP_CANCELLED),
+            (other, "Delivered"),
+        ]
+    );
+    // A person may have it delivered after all.
+    let mut replayed = m.message(Direction::ToKernel, 1, 1, Some(request(1)));
+    replayed.replayed = true;
+    let replayed = m.accept(replayed);
+    assert_eq!(m.begins(), [replayed]);
+}
+
+#[test]
+fn a_failure_that_may_pass_keeps_a_group_together() {
+    let mut m = Machine::new(limits());
+    m.asked(1, 1, 1);
+    m.asked(1, 1, 2);
+    let (first, second) = (m.answers(1, 1, 1), m.answers(1, 1, 2));
+    assert_eq!(m.begins(), [first]);
+    m.ends(first, failing());
+    let rest = m.answers(1, 1, 1);
+    assert_eq!(m.begins(), NOTHING);
+    assert_eq!(m.wakes(), [first]);
+    for expected in [first, rest, second] {
+        m.delivers(expected);
+        m.begins();
+    }
+    assert_eq!(m.ended.len(), 5);
+}
+
+#[test]
+fn a_conversation_is_held_after_a_dead_letter_until_a_person_lets_it_go_on() {
+    let mut m = Machine::new(limits());
+    m.serves(1, |settings| {
+        settings.on_undeliverable = OnUndeliverable::HoldConversation;
+    });
+    let bad = m.answers(1, 1, 0);
+    let other = m.answers(1, 2, 0);
+    m.begins();
+    m.ends(bad, refused());
+    m.delivers(other);
+    assert_eq!(m.begins(), NOTHING);
+    let held = m.answers(1, 1, 0);
+    assert_eq!(m.begins(), NOTHING);
+    assert_eq!((m.lanes.stats().parked, m.told.len()), (1, 1));
+    // For longer than it may get old.
+    m.waits(10 * 3600 * SECOND);
+    let (direction, another) = (Direction::ToKernel, m.answers(1, 2, 0));
+    assert_eq!(m.begins(), [another]);
+    assert!(m.lanes.unpark(lane(direction, 1, 1), m.now));
+    assert!(!m.lanes.unpark(lane(direction, 1, 1), m.now));
+    assert_eq!(m.begins(), [held]);
+    // It is held again by the next one, and goes on when the channel says so.
+    m.ends(held, refused());
+    let last = m.answers(1, 1, 0);
+    assert_eq!(m.begins(), NOTHING);
+    m.serves(1, |_| {});
+    assert_eq!(m.begins(), [last]);
+    assert_eq!(m.lanes.stats().parked, 0);
+}
+
+#[test]
+fn a_person_holds_a_conversation_gives_messages_up_and_has_one_tried_now() {
+    let mut m = Machine::new(limits());
+    let there = lane(Direction::ToKernel, 1, 1);
+    assert!(m.lanes.park(there, m.now) && !m.lanes.park(there, m.now));
+    let seqs: Vec<u64> = (0..4).map(|_| m.answers(1, 1, 0)).collect();
+    assert_eq!(m.begins(), NOTHING);
+    assert_eq!(m.lanes.drop_message(Seq(seqs[0]), m.now), Dropped::Now);
+    assert_eq!(m.lanes.drop_message(Seq(seqs[2]), m.now), Dropped::Now);
+    assert_eq!(m.lanes.drop_message(Seq(99), m.now), Dropped::NotFound);
+    // What a channel says of dead letters lets nothing go on that a person holds.
+    m.serves(1, |_| {});
+    assert_eq!(m.begins(), NOTHING);
+    m.lanes.unpark(there, m.now);
+    assert_eq!(m.begins(), [seqs[1]]);
+    m.ends(seqs[1], failing());
+    assert!(m.lanes.retry_now(there, m.now));
+    assert_eq!(m.begins(), [seqs[1]]);
+    assert!(!m.lanes.retry_now(there, m.now));
+    assert_eq!(
+        m.lanes.drop_message(Seq(seqs[1]), m.now),
+        Dropped::UnlessDelivered
+    );
+    m.ends(seqs[1], failing());
+    assert_eq!(m.begins(), [seqs[3]]);
+    m.ends(seqs[3], failing());
+    m.begins();
+    assert_eq!(m.lanes.drop_message(Seq(seqs[3]), m.now), Dropped::Now);
+    m.begins();
+    let dropped: Vec<u64> = m
+        .how()
+        .iter()
+        .filter(|(_, how)| *how == reason::DROPPED)
+        .map(|(seq, _)| *seq)
+        .collect();
+    assert_eq!(dropped, [seqs[0], seqs[2], seqs[1], seqs[3]]);
+    assert_eq!(m.lanes.stats().lanes, 0);
+}
+
+#[test]
+fn what_may_have_arrived_is_tried_again_and_says_so_or_is_left_to_a_person() {
+    let mut m = Machine::new(limits());
+    let first = m.answers(1, 1, 0);
+    m.begins();
+    assert!(!m.under_way[0].2);
+    m.ends(first, Ended::Unknown);
+    m.begins();
+    assert_eq!(m.wakes(), [first]);
+    assert!(m.under_way[0].2, "it may be a duplicate");
+    m.delivers(first);
+    m.begins();
+    m.serves(1, |settings| settings.on_unknown_send = OnUnknownSend::Hold);
+    let (second, rest) = (m.answers(1, 1, 7), m.answers(1, 1, 7));
+    m.begins();
+    m.ends(second, Ended::Unknown);
+    assert_eq!(
+        m.begins(),
+        [rest],
+        "it may have arrived: the rest of its group follows"
+    );
+    assert_eq!(m.how()[1..], [(second, reason::UNKNOWN_OUTCOME)]);
+    // Aura recognises what comes again by its id.
+    let inbound = m.asks(1, 2, 9);
+    m.begins();
+    m.ends(inbound, Ended::Unknown);
+    m.delivers(rest);
+    m.begins();
+    assert_eq!(m.wakes(), [inbound]);
+}
+
+#[test]
+fn a_message_gets_too_old_but_not_by_a_hold_or_an_outage() {
+    let mut m = Machine::new(Limits {
+        retries: Retries {
+            attempts: 10_000,
+            ..limits().retries
+        },
+        ..limits()
+    });
+    let hour = 3600 * SECOND;
+    let old = m.answers(1, 1, 0);
+    assert_eq!(m.begins(), [old]);
+    while m.ended.is_empty() {
+        if !m.under_way.is_empty() {
+            m.ends(old, failing());
+        }
+        m.begins();
+        if m.ended.is_empty() {
+            m.wakes();
+        }
+    }
+    assert_eq!(m.how(), [(old, reason::TOO_OLD)]);
+    assert!(m.now > hour && m.now < hour + 120 * SECOND);
+    // On hold for a day, which ends by itself.
+    let until = STARTED + u64::try_from((m.now + 24 * hour).as_millis()).unwrap();
+    m.serves(1, |settings| settings.held_until_ms = Some(until));
+    let held = m.answers(1, 1, 0);
+    assert_eq!(m.begins(), NOTHING);
+    let before = m.now;
+    assert_eq!(m.wakes(), [held]);
+    assert_eq!(m.now, before + 24 * hour);
+    // With rejected credentials for a day.
+    m.ends(held, Ended::Blocked);
+    m.begins();
+    while m.now < before + 48 * hour {
+        for probe in m.wakes() {
+            m.ends(probe, Ended::Blocked);
+        }
+        m.begins();
+    }
+    m.serves(1, |_| {});
+    assert_eq!(m.begins(), [held]);
+    m.delivers(held);
+    m.begins();
+    assert_eq!(m.how()[1..], [(held, "Delivered")]);
+}
+
+#[test]
+fn what_an_earlier_run_left_gets_one_attempt_whatever_its_age() {
+    let mut m = Machine::new(limits());
+    let mut message = m.message(Direction::ToKernel, 1, 1, None);
+    message.accepted_at_ms = STARTED - 24 * 3_600_000;
+    message.left_over = true;
+    let seq = m.accept(message);
+    assert_eq!(m.begins(), [seq]);
+    m.ends(seq, failing());
+    m.begins();
+    assert_eq!(m.wakes(), NOTHING);
+    assert_eq!(m.how(), [(seq, reason::TOO_OLD)]);
+}
+
+#[test]
+fn a_deleted_channel_drains_for_so_long_and_the_rest_becomes_dead_letters() {
+    let mut m = Machine::new(limits());
+    let seqs: Vec<u64> = (0..200).map(|n| m.answers(1, n, 0)).collect();
+    assert_eq!(m.begins(), seqs[..2]);
+    m.lanes.deleted(channel(1), m.now);
+    m.delivers(seqs[0]);
+    assert_eq!(m.begins(), [seqs[2]]);
+    m.ends(seqs[2], failing());
+    m.begins();
+    m.waits(DRAIN);
+    assert_eq!(m.begins(), NOTHING);
+    m.delivers(seqs[1]);
+    let still = m.under_way[0].0.seq.0;
+    m.ends(still, failing());
+    m.begins();
+    assert_eq!(m.ended.len(), 200);
+    let delivered: Vec<u64> = m
+        .how()
+        .iter()
+        .filter(|(_, how)| *how == "Delivered")
+        .map(|(seq, _)| *seq)
+        .collect();
+    assert_eq!(delivered, seqs[..2]);
+    assert!(
+        m.how()
+            .iter()
+            .all(|(_, how)| ["Delivered", reason::CHANNEL_DELETED].contains(how))
+    );
+    assert_eq!((m.lanes.stats().queued, m.lanes.stats().lanes), (0, 0));
+    // It comes back.
+    m.serves(1, |_| {});
+    let again = m.answers(1, 1, 0);
+    assert_eq!(m.begins(), [again]);
+}
+
+#[test]
+fn a_channel_that_returns_in_time_or_is_only_not_routable_loses_nothing() {
+    let mut m = Machine::new(limits());
+    m.serves(1, |settings| settings.held_until_ms = Some(FOREVER));
+    let first = m.answers(1, 1, 0);
+    m.lanes.deleted(channel(1), m.now);
+    m.waits(DRAIN.saturating_sub(SECOND));
+    m.begins();
+    m.lanes.unroutable(channel(1), m.now);
+    m.waits(1000 * DRAIN);
+    assert_eq!(m.begins(), NOTHING);
+    m.serves(1, |_| {});
+    assert_eq!(m.begins(), [first]);
+}
+
+#[test]
+fn a_channel_that_nobody_tells_of_waits_until_all_are_known() {
+    let mut m = Machine::new(limits());
+    let early = m.asks(9, 1, 1);
+    m.waits(1000 * DRAIN);
+    assert_eq!(m.begins(), NOTHING);
+    m.lanes.listed(m.now);
+    m.waits(DRAIN.saturating_sub(SECOND));
+    assert_eq!(m.begins(), NOTHING);
+    let late = m.asks(8, 1, 1);
+    m.waits(SECOND);
+    m.begins();
+    assert_eq!(m.how(), [(early, reason::CHANNEL_DELETED)]);
+    m.waits(DRAIN);
+    m.begins();
+    assert_eq!(m.how()[1..], [(late, reason::CHANNEL_DELETED)]);
+}
+
+#[test]
+fn the_lane_of_an_ended_message_is_told_as_it_was() {
+    let mut m = Machine::new(limits());
+    let seq = m.answers(2, 7, 0);
+    m.begins();
+    m.delivers(seq);
+    m.begins();
+    assert_eq!(m.lane(seq), lane(Direction::ToKernel, 2, 7));
+}

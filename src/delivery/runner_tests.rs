@@ -1,0 +1,258 @@
+//! The runner with a journal in memory and paused time: what the lanes decide is carried out and recorded.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Attempt, ContactKey, DRAIN, Deliver, Dropped, Ended, Event, Failure, Item, LaneKey, RequestId, Runner,
+    RunnerHandle, Stats,
+    lanes_tests::{channel, limits, settings},
+    reason,
+};
+use crate::journal::{Address, Appended, DedupKey, Direction, Entry, Journal, NewEntry, Outcome, Seq};
+
+/// Delivers what it is told to, in turn; then everything.
+#[derive(Default)]
+struct Script {
+    results: Mutex<VecDeque<Ended>>,
+    attempts: Mutex<Vec<(Seq, Attempt, Instant)>>,
+    ended: Mutex<Vec<(Seq, Outcome)>>,
+    stats: Mutex<Stats>,
+}
+
+impl Deliver for Script {
+    async fn attempt(&self, entry: Entry, attempt: Attempt) -> Ended {
+        self.attempts
+            .lock()
+            .unwrap()
+            .push((entry.seq, attempt, Instant::now()));
+        let next = self.results.lock().unwrap().pop_front();
+        next.unwrap_or(Ended::Delivered { reference: None })
+    }
+
+    fn settled(&self, item: &Item, outcome: &Outcome) {
+        self.ended.lock().unwrap().push((item.seq, outcome.clone()));
+    }
+
+    fn told(&self, _: &Event) {}
+
+    fn shows(&self, stats: Stats) {
+        *self.stats.lock().unwrap() = stats;
+    }
+}
+
+struct Bridge {
+    journal: Journal,
+    script: Arc<Script>,
+    handle: RunnerHandle,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Bridge {
+    fn start(results: impl IntoIterator<Item = Ended>) -> Self {
+        let journal = Journal::in_memory();
+        let script = Arc::new(Script {
+            results: Mutex::new(results.into_iter().collect()),
+            ..Script::default()
+        });
+        let accepted = journal.committed();
+        let (runner, handle) = Runner::new(journal.clone(), script.clone(), limits(), Vec::new(), accepted);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(runner.run(stop.clone(), Duration::from_secs(1)));
+        handle.serves(channel(1), settings());
+        Self {
+            journal,
+            script,
+            handle,
+            stop,
+            task,
+        }
+    }
+
+    /// A message of a conversation; its request is a byte.
+    async fn accepts(&self, direction: Direction, contact: &str, request: u8, id: u8) -> Seq {
+        let entry = NewEntry {
+            address: Address {
+                direction,
+                channel: *channel(1).as_bytes(),
+                environment: [1; 8],
+                tag: [2; 6],
+                contact: contact_key(contact),
+            },
+            contact: contact.to_owned(),
+            dedup: DedupKey([id; 16]),
+            born_ms: None,
+            accepted_at_ms: super::runner::wall_ms(),
+            request: (request != 0).then_some(RequestId([request; 16])),
+            trace: String::new(),
+            body: Bytes::new(),
+            set_aside: None,
+        };
+        match self.journal.append(vec![entry]).await.unwrap()[..] {
+            [Appended::New(seq)] => seq,
+            ref other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until so many have ended. Time is paused: it goes on by itself to whatever is due.
+    async fn ended(&self, n: usize) -> Vec<(Seq, String)> {
+        let all = async {
+            loop {
+                let ended = self.script.ended.lock().unwrap().clone();
+                if ended.len() >= n {
+                    return ended;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(3600), all)
+            .await
+            .unwrap();
+        let how = |outcome| match outcome {
+            Outcome::Delivered { .. } => "Delivered".to_owned(),
+            Outcome::DeadLetter { reason } | Outcome::Dropped { reason } => reason,
+        };
+        ended
+            .into_iter()
+            .map(|(seq, outcome)| (seq, how(outcome)))
+            .collect()
+    }
+
+    async fn stops(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+fn failing() -> Ended {
+    Ended::Retry {
+        failure: Failure::Failing,
+        after: None,
+    }
+}
+
+fn contact_key(contact: &str) -> ContactKey {
+    let mut digest = [0; 16];
+    digest[..contact.len()].copy_from_slice(contact.as_bytes());
+    ContactKey(digest)
+}
+
+fn lane(contact: &str) -> LaneKey {
+    LaneKey {
+        direction: Direction::ToKernel,
+        channel: channel(1),
+        contact: contact_key(contact),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_channel_delivers_for_half_a_minute_and_then_gives_up_what_it_has() {
+    let bridge = Bridge::start([Ended::Blocked, Ended::Blocked, Ended::Blocked, Ended::Blocked]);
+    // Its credentials are rejected: at first, then no longer.
+    let first = bridge.accepts(Direction::ToKernel, "a", 0, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    bridge.handle.deleted(channel(1));
+    let start = Instant::now();
+    assert_eq!(bridge.ended(1).await, [(first, "Delivered".to_owned())]);
+    assert!(start.elapsed() < DRAIN);
+    bridge
+        .script
+        .results
+        .lock()
+        .unwrap()
+        .extend((0..20).map(|_| Ended::Blocked));
+    let second = bridge.accepts(Direction::ToKernel, "b", 0, 2).await;
+    let ended = bridge.ended(2).await;
+    assert_eq!(ended[1], (second, reason::CHANNEL_DELETED.to_owned()));
+    let took = start.elapsed();
+    assert!(
+        took >= DRAIN && took < DRAIN + Duration::from_secs(16),
+        "{took:?}"
+    );
+    assert_eq!(bridge.journal.stats().dead_letters, 1);
+    bridge.stops().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reply_answers_is_read_from_its_entry() {
+    let bridge = Bridge::start([]);
+    let (one, two) = (
+        bridge.accepts(Direction::ToAura, "a", 1, 1).await,
+        bridge.accepts(Direction::ToAura, "a", 2, 2).await,
+    );
+    bridge.ended(2).await;
+    let late = bridge.accepts(Direction::ToKernel, "a", 2, 3).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let early = bridge.accepts(Direction::ToKernel, "a", 1, 4).await;
+    let ended = bridge.ended(4).await;
+    let order: Vec<Seq> = ended.iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(order, [one, two, early, late]);
+    bridge.stops().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_people_ask_is_answered() {
+    let bridge = Bridge::start([failing()]);
+    let lane = lane("a");
+    assert_eq!(bridge.handle.park(lane).await, Some(true));
+    let first = bridge.accepts(Direction::ToKernel, "a", 0, 1).await;
+    let second = bridge.accepts(Direction::ToKernel, "a", 0, 2).await;
+    tokio::time::sleep(Duration::from_secs(7200)).await;
+    assert!(bridge.script.attempts.lock().unwrap().is_empty());
+    assert_eq!(bridge.script.stats.lock().unwrap().parked, 1);
+    assert_eq!(bridge.handle.drop_message(first).await, Some(Dropped::Now));
+    assert_eq!(bridge.handle.unpark(lane).await, Some(true));
+    bridge.ended(1).await;
+    // The first attempt fails, and is not waited for.
+    while !bridge.handle.retry_now(lane).await.unwrap() {
+        assert!(
+            bridge.script.attempts.lock().unwrap().len() < 2,
+            "it was not waited for"
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let ended = bridge.ended(2).await;
+    assert_eq!(
+        ended,
+        [
+            (first, reason::DROPPED.to_owned()),
+            (second, "Delivered".to_owned())
+        ]
+    );
+    let attempts = bridge.script.attempts.lock().unwrap().clone();
+    assert_eq!(
+        attempts
+            .iter()
+            .map(|(_, attempt, _)| attempt.number)
+            .collect::<Vec<_>>(),
+        [1, 2]
+    );
+    assert!(attempts[1].2 - attempts[0].2 < Duration::from_millis(500));
+    let handle = bridge.handle.clone();
+    bridge.stops().await;
+    assert_eq!(handle.unpark(lane).await, None, "it has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_when_it_stops_is_recorded_and_nothing_new_begins() {
+    let bridge = Bridge::start([]);
+    let first = bridge.accepts(Direction::ToKernel, "a", 0, 1).await;
+    bridge.accepts(Direction::ToKernel, "a", 0, 2).await;
+    while bridge.script.attempts.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (journal, script) = (bridge.journal.clone(), bridge.script.clone());
+    bridge.stops().await;
+    let ended = script.ended.lock().unwrap().clone();
+    assert!(ended.iter().any(|(seq, _)| *seq == first));
+    let pending = usize::try_from(journal.stats().pending_to_kernel).unwrap();
+    assert_eq!(pending + ended.len(), 2);
+}
