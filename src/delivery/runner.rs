@@ -278,6 +278,7 @@ impl<D: Deliver> Runner<D> {
                         tracing::error!(%error, seq = item.seq.0, "can't record how a message ended; trying again");
                         tokio::time::sleep(RECORD_AGAIN).await;
                     }
+                    crate::failpoint::at!(Settled);
                     deliver.settled(&item, &outcome);
                     Done::Settled(item)
                 });

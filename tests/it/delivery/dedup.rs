@@ -75,7 +75,11 @@ async fn a_message_that_comes_again_while_the_first_copy_is_being_retried_is_del
     let url = world.kernel.webhook_of(&number.client_id).unwrap();
     world.aura.inject(Fault::status(503));
     let same = call(&[text(USER, "wamid.same", "hola")]);
-    assert_eq!(post(&http(), &url, &same).await, 200);
+    world
+        .until("the bridge knows the channel", async || {
+            post(&http(), &url, &same).await == 200
+        })
+        .await;
     world.aura.wait_calls(2, SOON).await.unwrap();
     for _ in 0..3 {
         assert_eq!(post(&http(), &url, &same).await, 200);

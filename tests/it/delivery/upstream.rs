@@ -106,9 +106,7 @@ async fn a_name_that_does_not_resolve_is_trouble_that_passes() {
     world.kernel.user_sends(&number.digits, USER, "hola").unwrap();
     world
         .until("an attempt has failed", async || {
-            world
-                .log("bridge")
-                .contains("can't take messages now (unreachable)")
+            world.log("bridge").contains("Aura can't be reached")
         })
         .await;
     assert_eq!(world.aura.calls().len(), 0);
