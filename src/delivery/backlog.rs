@@ -54,6 +54,8 @@ pub(super) enum Flag {
     Dropped = 8,
     /// Of a user's message: a reply to it was accepted before Aura's answer to the message itself was.
     Answered = 16,
+    /// It is in front of one that was accepted before it.
+    Jumped = 32,
 }
 
 impl Node {
@@ -297,7 +299,9 @@ impl Backlog {
             };
             let is_fixed = n == 0 && (busy || other.attempts() > 0);
             if !is_fixed && other.order > node.order {
-                let new = number(self.nodes.insert(Node { next: here, ..node }));
+                let mut node = Node { next: here, ..node };
+                node.set(Flag::Jumped, true);
+                let new = number(self.nodes.insert(node));
                 if let Some(before) = self.nodes.get_mut(at(before)) {
                     before.next = new;
                 } else if let Some(lane) = self.lanes.get_mut(at(id)) {

@@ -152,7 +152,11 @@ impl<D: Deliver> Runner<D> {
 
     /// Delivers until told to stop; then lets what is under way end, at most for `grace`.
     pub async fn run(mut self, stop: CancellationToken, grace: Duration) {
-        for pending in std::mem::take(&mut self.pending) {
+        // What left before its turn may have arrived: it must not come again behind what was accepted before it.
+        let (begun, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|pending| pending.note.begun);
+        for pending in begun.into_iter().chain(rest) {
             if stop.is_cancelled() {
                 return;
             }
@@ -258,6 +262,9 @@ impl<D: Deliver> Runner<D> {
             Effect::Attempt(attempt) => {
                 let item = attempt.item;
                 self.tasks.spawn(async move {
+                    if attempt.jumped {
+                        begins(&journal, item.seq).await;
+                    }
                     let ended = match journal.read(item.seq).await {
                         Ok(entry) => AssertUnwindSafe(deliver.attempt(entry, attempt))
                             .catch_unwind()
@@ -288,6 +295,17 @@ impl<D: Deliver> Runner<D> {
                 deliver.told(&event);
             }
         }
+    }
+}
+
+/// Records that a message leaves before its turn.
+async fn begins(journal: &Journal, seq: Seq) {
+    let noted = journal.noted(seq);
+    if noted.begun {
+        return;
+    }
+    if let Err(error) = journal.note(seq, Note { begun: true, ..noted }).await {
+        tracing::warn!(%error, seq = seq.0, "can't record that a message leaves before its turn");
     }
 }
 

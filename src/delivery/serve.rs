@@ -226,6 +226,7 @@ impl Lanes {
             number: head.attempts(),
             uncertain: head.is(Flag::Uncertain),
             replayed: head.is(Flag::Replayed),
+            jumped: head.is(Flag::Jumped),
         };
         let state = &mut channel.sides[side(direction)];
         state.in_flight += 1;

@@ -121,6 +121,9 @@ pub struct Attempt {
     pub uncertain: bool,
     /// A person had the message accepted again.
     pub replayed: bool,
+    /// It leaves before one of its lane that was accepted earlier. The order of acceptance is all that a restart knows:
+    /// that this one may have arrived is to be recorded before it is tried.
+    pub jumped: bool,
 }
 
 /// What people may want to know.

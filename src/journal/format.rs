@@ -56,7 +56,7 @@
 //!   settled  2, outcome (0 delivered, 1 delivered with a reference, 2 dead letter, 3 dropped), length of the rest u16,
 //!            sequence number u64, at ms u64, then the reference (16 bytes) or the reason (UTF-8)
 //!   trimmed  3, 0, 0, 0, u64: segments below this number are no longer needed
-//!   noted    4, flags (1 an outcome is unknown), parts u16, sequence number u64, attempts u32
+//!   noted    4, flags (1 an outcome is unknown, 2 begun before its turn), parts u16, sequence number u64, attempts u32
 //!   parked   5, direction, 1 parked or 0 released, 0, channel 16, contact key 16
 //!   erased   6, then zeros to the length of the accepted record that stood here
 //!
@@ -423,7 +423,7 @@ pub(super) fn encode_content(out: &mut Vec<u8>, record: &Record<'_>) {
             out.extend_from_slice(&first_live.to_le_bytes());
         }
         Record::Noted { seq, note } => {
-            out.extend_from_slice(&[4, u8::from(note.unknown)]);
+            out.extend_from_slice(&[4, u8::from(note.unknown) | u8::from(note.begun) << 1]);
             out.extend_from_slice(&note.parts.to_le_bytes());
             out.extend_from_slice(&seq.0.to_le_bytes());
             out.extend_from_slice(&note.attempts.to_le_bytes());
@@ -484,7 +484,8 @@ fn decode_content(content: &[u8]) -> Option<Record<'_>> {
             note: Note {
                 attempts: u32_at(content, 12)?,
                 parts: u16::from_le_bytes([a, b]),
-                unknown: tag != 0,
+                unknown: tag & 1 != 0,
+                begun: tag & 2 != 0,
             },
         }),
         5 => Some(Record::Parked {

@@ -234,6 +234,9 @@ pub struct Note {
     pub parts: u16,
     /// An attempt was written and got no answer: the other side may have it.
     pub unknown: bool,
+    /// An attempt began before its turn by order of acceptance: after a restart it is the first of its lane again, for
+    /// the other side may have it.
+    pub begun: bool,
 }
 
 /// One direction of one conversation of one channel.

@@ -276,6 +276,7 @@ fn what_is_stuck_is_written_again_and_does_not_keep_old_segments() {
         attempts: 3,
         parts: 1,
         unknown: true,
+        begun: false,
     };
     bench.note(Seq(1), note).unwrap();
     bench.settle_as(Seq(2), dead("TooOld")).unwrap();

@@ -69,6 +69,7 @@ fn records(body: &[u8]) -> Vec<Record<'_>> {
                 attempts: 6,
                 parts: 7,
                 unknown: true,
+                begun: true,
             },
         },
         Record::Parked {
