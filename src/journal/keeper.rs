@@ -61,7 +61,7 @@ impl Keeper {
         self.sealing = chores.seal.or(self.sealing.take());
         self.merging = chores.merge.or(self.merging.take());
         self.write_ids(ask);
-        if self.options.preallocate
+        if chores.prepare
             && let Err(error) = self.storage.prepare(self.options.segment_bytes)
         {
             tracing::warn!(%error, "no segment could be made ready: the next one grows as it is written");

@@ -95,8 +95,8 @@ struct Active {
 pub(super) struct Chores {
     /// Segments that nobody needs any more.
     pub retire: Vec<u64>,
-    /// A new segment was started: the one after it should be made ready.
-    pub rolled: bool,
+    /// The segment is half full: the one after it should be made ready.
+    pub prepare: bool,
     /// Ids to write to the disk.
     pub seal: Option<Frozen>,
     /// Runs of ids to make one of.
@@ -108,7 +108,7 @@ pub(super) struct Chores {
 impl Chores {
     pub fn is_empty(&self) -> bool {
         self.retire.is_empty()
-            && !self.rolled
+            && !self.prepare
             && self.seal.is_none()
             && self.merge.is_none()
             && self.forget.is_empty()
@@ -137,7 +137,8 @@ pub(super) struct Writer {
     next_number: u64,
     discard: Vec<u64>,
     buffer: Vec<u8>,
-    rolled: bool,
+    /// The next segment was asked for.
+    prepared: bool,
 }
 
 impl Writer {
@@ -186,7 +187,7 @@ impl Writer {
             next_number,
             discard,
             buffer: Vec::new(),
-            rolled: false,
+            prepared: false,
         };
         // What is over by now goes with the first commit.
         drop(writer.tell_time());
@@ -278,8 +279,16 @@ impl Writer {
             seal,
             // Not before the record that gives them up is durable, or a missing segment would look like a lost one.
             retire: if result.is_ok() { trimmed } else { Vec::new() },
-            rolled: std::mem::take(&mut self.rolled),
+            prepare: self.prepare(),
         }
+    }
+
+    /// Whether the next segment should be made ready: not before this one is half full, so that a bridge with little to
+    /// do, or one that is started again and again, does not write files that nobody needs.
+    fn prepare(&mut self) -> bool {
+        let half = self.options.segment_bytes / 2;
+        let due = self.options.preallocate && self.active.as_ref().is_some_and(|active| active.end > half);
+        due && !std::mem::replace(&mut self.prepared, true)
     }
 
     /// The ids in memory, if it is time for them to go to the disk: they are many, an hour is over, or segments are
@@ -481,7 +490,7 @@ impl Writer {
             number,
             len: SEGMENT_HEADER as u64,
         };
-        self.rolled = true;
+        self.prepared = false;
         let allocated = allocated.max(self.last.len);
         self.shared.state().add_segment(salt, allocated);
         // Only now: while it was the end of the chain, an empty segment sealed the one before it.
