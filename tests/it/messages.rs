@@ -305,7 +305,27 @@ async fn a_conversation_that_is_held_waits_also_through_a_restart_and_then_goes_
     assert_eq!(activities.len(), 1);
     assert_eq!(seqs(&get(&world, "/v1/messages?state=parked").await), [seq]);
 
-    assert_eq!(post(&world, "/v1/lanes/unpark", lane("INC-1")).await.status, 200);
+    let flags = [
+        "--channel",
+        &number.channel_id,
+        "--contact",
+        &contact,
+        "--direction",
+        "to_aura",
+    ];
+    let (code, said, _) = run(
+        &world,
+        &[&["unpark", "--because", "INC-1", "--dry-run"], &flags[..]].concat(),
+    );
+    assert_eq!(
+        (code, said),
+        (0, format!("contact {contact}, to_aura: would be let go on\n"))
+    );
+    let (code, said, _) = run(&world, &[&["unpark", "--because", "INC-1"], &flags[..]].concat());
+    assert_eq!(
+        (code, said),
+        (0, format!("contact {contact}, to_aura: let go on\n"))
+    );
     world.aura.wait_activities(2, SOON).await.unwrap();
     world.wait_settled().await;
     let verbs: Vec<Value> = audited(&world).iter().map(|line| line["verb"].clone()).collect();
