@@ -5,7 +5,12 @@ use std::{fmt::Display, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{entry, routes::Route, state::Shared};
+use super::{
+    entry,
+    routes::Route,
+    state::{Shared, now_ms},
+    trail::{IdDigest, What},
+};
 use crate::{
     api::ChannelId,
     aura::{self, AuraError, Reply},
@@ -40,6 +45,9 @@ impl Deliver for Deliverer {
         };
         let outcome = outcome(&ended);
         self.state
+            .trail()
+            .happened(seq, What::attempt(outcome), attempt.number, now_ms());
+        self.state
             .metrics
             .attempted(channel.to_string(), word(direction), outcome);
         if let Some(why) = why {
@@ -61,6 +69,12 @@ impl Deliver for Deliverer {
     fn settled(&self, item: &Item, outcome: &Outcome) {
         let (channel, contact) = (item.lane.channel, item.lane.contact);
         let direction = word(item.lane.direction);
+        let what = match outcome {
+            Outcome::Delivered { .. } => What::Settled,
+            Outcome::DeadLetter { .. } => What::DeadLetter,
+            Outcome::Dropped { .. } => What::Dropped,
+        };
+        self.state.trail().happened(item.seq, what, 0, now_ms());
         match outcome {
             Outcome::Delivered { .. } => {
                 self.state
@@ -206,11 +220,15 @@ impl Deliverer {
         let parts = convert::reply_messages(&reply, &entry.contact);
         for part in parts.iter().skip(sent) {
             let correlator = entry::send_correlator(entry.seq, sent, &self.state.keys.load());
+            let keys = self.state.keys.load_full();
+            let known_as = |id: &str| self.state.trail().known_as(entry.seq, IdDigest::of(id, &keys));
+            known_as(&correlator);
             crate::failpoint::at!(BeforeKernel);
             match self.kernel.send(&request, &url, &correlator, part).await {
                 Ok(id) => {
                     crate::failpoint::at!(AfterKernel);
                     sent += 1;
+                    id.iter().for_each(|id| known_as(id));
                     reference = id.map(|id| entry::reference(route.channel, &id, &self.state.keys.load()));
                     if sent < parts.len() {
                         self.note_part(entry.seq, sent).await;

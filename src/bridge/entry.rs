@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::routes::Owner;
 use crate::{
     api::ChannelId,
-    journal::{Address, ContactKey, DedupKey, Direction, NewEntry, Reference, RequestId, Seq},
+    journal::{Address, ContactKey, DedupKey, Direction, Kept, NewEntry, Reference, RequestId, Seq},
     keys::Keys,
     whatsapp::{Event, InboundMessage, Status},
 };
@@ -26,7 +26,7 @@ pub fn message(owner: &Owner, message: &InboundMessage, keys: &Keys, now_ms: u64
     NewEntry {
         address: address(owner, Direction::ToAura, &message.from, keys),
         contact: message.from.clone(),
-        dedup: DedupKey(keys.fingerprint(&[b"message", owner.channel.as_bytes(), message.id.as_bytes()])),
+        dedup: message_key(owner.channel, &message.id, keys),
         born_ms: born.ms,
         accepted_at_ms: now_ms,
         request: Some(request(&activity, keys)),
@@ -95,6 +95,25 @@ fn address(owner: &Owner, direction: Direction, contact: &str, keys: &Keys) -> A
         environment: owner.environment,
         tag: owner.tag.bytes(),
         contact: contact_key(contact, keys),
+    }
+}
+
+fn message_key(channel: ChannelId, id: &str, keys: &Keys) -> DedupKey {
+    DedupKey(keys.fingerprint(&[b"message", channel.as_bytes(), id.as_bytes()]))
+}
+
+/// Parts of a reply whose correlators are compared.
+const PARTS: usize = 8;
+
+/// Whether others know a message by this id: a user's message by WhatsApp's and by that of its activity, a reply by its
+/// correlators.
+pub fn is_known_as(kept: &Kept, id: &str, keys: &Keys) -> bool {
+    let channel = ChannelId::from_bytes(kept.address.channel);
+    match kept.address.direction {
+        Direction::ToAura => {
+            kept.dedup == message_key(channel, id, keys) || kept.request == Some(request(id, keys))
+        }
+        Direction::ToKernel => (0..PARTS).any(|part| send_correlator(kept.seq, part, keys) == id),
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     entry,
     public::{self, Refusal},
     state::{Shared, now_ms},
+    trail::IdDigest,
 };
 use crate::{
     api::ChannelId,
@@ -178,7 +179,8 @@ async fn take(
             .or(activity.reply_to_id.as_deref())
             .filter(|id| !id.is_empty()),
     };
-    let entry = entry::reply(&route.owner(), &reply, body, &keys, now_ms());
+    let now = now_ms();
+    let entry = entry::reply(&route.owner(), &reply, body, &keys, now);
     crate::failpoint::at!(ReplyReceived);
     let appended = state
         .journal
@@ -191,6 +193,9 @@ async fn take(
         Some(Appended::Duplicate(seq)) => (seq.0, 0),
         None => return Err(Refusal::NotNow.into()),
     };
+    if let Some(one) = appended.first() {
+        state.arrived(*one, now, [own_id.map(|id| IdDigest::of(id, &keys))]);
+    }
     state.metrics.replied(&route.channel.to_string(), new, 1 - new);
     let contact = keys.digest(&conversation.contact);
     tracing::info!(channel = %route.channel, %contact, seq, new, "reply accepted");

@@ -3,13 +3,15 @@
 //!
 //! `routes` says which channel goes where and `auth` who may call: both pure. `public`, `internal` and `admin` are
 //! the three listeners, `server` is the loop beneath them, `deliver` makes the attempts, `watch` keeps the routes
-//! up to date, `secrets` keeps credentials in memory, `snapshot` keeps the routes across a restart.
+//! up to date, `secrets` keeps credentials in memory, `snapshot` keeps the routes across a restart. `messages` is what
+//! people on call use, on loopback alone, and `trail` what happened to the last messages.
 
 mod auth;
 mod deliver;
 mod entry;
 mod internal;
 mod issued;
+mod messages;
 mod public;
 mod reload;
 mod routes;
@@ -17,9 +19,11 @@ mod run;
 mod secrets;
 mod snapshot;
 mod state;
+mod trail;
 mod watch;
 
 pub use self::{
+    messages::AuditLog,
     routes::{ChannelView, Route, RouteTable},
     run::{BridgeError, Options, run},
 };

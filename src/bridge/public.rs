@@ -21,6 +21,7 @@ use super::{
     auth::{Verdict, judge},
     entry,
     state::{Shared, now_ms},
+    trail::IdDigest,
 };
 use crate::{
     journal::{AppendError, Appended},
@@ -142,6 +143,19 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
     if entries.is_empty() {
         return Ok(());
     }
+    // The ids by which others know each: its activity's, and WhatsApp's own of a user's message.
+    let known_as: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Message(message) => Some((event, Some(message.id.as_str()))),
+            Event::Status(status) => entry::is_of_interest(status).then_some((event, None)),
+        })
+        .map(|(event, id)| {
+            let activity = entry::activity_id(route.channel, event, &keys);
+            let digest = |id: &str| IdDigest::of(id, &keys);
+            (Some(digest(&activity)), id.map(digest))
+        })
+        .collect();
     let set_aside = entries.iter().filter(|entry| entry.set_aside.is_some()).count();
     crate::failpoint::at!(WebhookReceived);
     let appended = state
@@ -153,6 +167,9 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
         .iter()
         .filter(|one| matches!(one, Appended::New(_)))
         .count() as u64;
+    for (one, (activity, id)) in appended.iter().zip(known_as) {
+        state.arrived(*one, now, [activity, id]);
+    }
     state
         .metrics
         .accepted(&route.channel.to_string(), new, appended.len() as u64 - new);

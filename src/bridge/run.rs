@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     deliver::{Deliverer, SharedDeliverer},
-    internal, public,
+    internal,
+    messages::{self, Audit, AuditLog, Hands, Office},
+    public,
     reload::Reload,
     routes::RouteTable,
     secrets::Secrets,
@@ -59,6 +61,10 @@ pub struct Options {
     pub internal: SocketAddr,
     /// Health and metrics.
     pub admin: SocketAddr,
+    /// Where people on call see and repair what is stuck: a loopback address.
+    pub messages: SocketAddr,
+    /// Where their changes are told of.
+    pub audit_log: AuditLog,
     /// How long what is under way may take when the bridge is stopped.
     pub grace: Duration,
 }
@@ -91,6 +97,14 @@ pub enum BridgeError {
     /// TLS can't be set up.
     #[error("can't set up an HTTP client: {0}")]
     Http(#[from] reqwest::Error),
+    /// Whoever reaches the messages listener may use it: it is for this pod alone.
+    #[error(
+        "--messages-address {0}: must be a loopback address, such as 127.0.0.1:8084; kubectl port-forward reaches it"
+    )]
+    NotLoopback(SocketAddr),
+    /// The audit log can't be written.
+    #[error("--audit-log: {0}")]
+    AuditLog(std::io::Error),
     /// A part ended on its own.
     #[error("the bridge's {0} ended")]
     Ended(&'static str),
@@ -116,6 +130,10 @@ pub async fn run(
     options: Options,
     stop: CancellationToken,
 ) -> Result<(), BridgeError> {
+    if !options.messages.ip().is_loopback() {
+        return Err(BridgeError::NotLoopback(options.messages));
+    }
+    let audit = Audit::open(&options.audit_log).map_err(BridgeError::AuditLog)?;
     let keys = keys(&options.installation_key)?;
     let setup = Setup::new(options.installation.clone())?;
     let limits = options.installation.bridge.clone();
@@ -177,6 +195,7 @@ pub async fn run(
         metrics,
         health,
         watches,
+        trail: Mutex::default(),
     });
     let deliverer: SharedDeliverer = Arc::new(Deliverer {
         state: state.clone(),
@@ -209,14 +228,23 @@ pub async fn run(
         handle.serves(route.channel, route.delivery());
     }
 
-    let (public_listener, internal_listener, admin_listener) = (
+    let (public_listener, internal_listener, admin_listener, messages_listener) = (
         listen(options.public).await?,
         listen(options.internal).await?,
         listen(options.admin).await?,
+        listen(options.messages).await?,
     );
     let bounds = Bounds {
         connections: limits.max_connections,
         header_timeout: limits.header_timeout(),
+    };
+    let office = Office {
+        state: state.clone(),
+        desk: Hands {
+            journal: journal.clone(),
+            runner: handle.clone(),
+        },
+        audit,
     };
     let watch = Watch {
         client,
@@ -226,7 +254,7 @@ pub async fn run(
         data_dir: options.data_dir.clone(),
         ahead: Arc::new(Semaphore::new(AHEAD)),
     };
-    tracing::info!(public = %options.public, internal = %options.internal, admin = %options.admin, "listening");
+    tracing::info!(public = %options.public, internal = %options.internal, admin = %options.admin, messages = %options.messages, "listening");
 
     let grace = options.grace;
     let admin_stop = CancellationToken::new();
@@ -259,6 +287,20 @@ pub async fn run(
     parts.spawn(
         "internal listener",
         server::serve(internal_listener, internal, bounds, stop.clone(), grace),
+    );
+    let few = Bounds {
+        connections: 16,
+        ..bounds
+    };
+    parts.spawn(
+        "messages listener",
+        server::serve(
+            messages_listener,
+            messages::router(office),
+            few,
+            stop.clone(),
+            grace,
+        ),
     );
     let ended = tokio::select! {
         () = stop.cancelled() => None,

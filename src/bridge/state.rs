@@ -15,12 +15,13 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     routes::{Route, RouteTable},
     secrets::Secrets,
+    trail::{IdDigest, Trail, What},
 };
 use crate::{
     api::ChannelId,
     cluster::{Watches, schema::Installed},
     config::{Credential, CredentialError, Installation},
-    journal::Journal,
+    journal::{Appended, Journal},
     keys::Keys,
     telemetry::BridgeMetrics,
 };
@@ -41,12 +42,32 @@ pub(super) struct State {
     pub health: Health,
     /// Whether the watches stand.
     pub watches: Watches,
+    /// What happened to the last messages.
+    pub trail: Mutex<Trail>,
 }
 
 impl State {
     /// Whether the routes are what the API server says now.
     pub fn is_current(&self) -> bool {
         self.health.synced.load(Ordering::Relaxed) && self.watches.all_stand()
+    }
+
+    /// A door has taken a message, or has found that it was taken before.
+    pub fn arrived(&self, appended: Appended, at_ms: u64, ids: impl IntoIterator<Item = Option<IdDigest>>) {
+        let (seq, what) = match appended {
+            Appended::New(seq) => (seq, What::Accepted),
+            Appended::Duplicate(seq) => (seq, What::CameAgain),
+        };
+        let mut trail = self.trail();
+        trail.happened(seq, what, 0, at_ms);
+        for id in ids.into_iter().flatten() {
+            trail.known_as(seq, id);
+        }
+    }
+
+    /// What happened to the last messages. Held for a moment only.
+    pub fn trail(&self) -> MutexGuard<'_, Trail> {
+        self.trail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Common, runtime, signals};
 use crate::{
-    bridge::{self, Options},
+    bridge::{self, AuditLog, Options},
     cluster,
 };
 
@@ -34,6 +34,12 @@ pub(super) struct Bridge {
     /// Where /healthz, /readyz and /metrics are served
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     admin_listen: SocketAddr,
+    /// Where `messages` sees and repairs what is stuck: a loopback address, which kubectl port-forward reaches
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8084")]
+    messages_address: SocketAddr,
+    /// Where changes by `messages` are told of, a JSON line each: a file, stdout, or log for the log's target audit
+    #[arg(long, value_name = "FILE|stdout|log", default_value = "log")]
+    audit_log: PathBuf,
     /// How many seconds calls and deliveries under way may take when the bridge is stopped
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     grace: u64,
@@ -54,6 +60,12 @@ impl Bridge {
                 public: self.public_listen,
                 internal: self.internal_listen,
                 admin: self.admin_listen,
+                messages: self.messages_address,
+                audit_log: match self.audit_log.to_str() {
+                    Some("log") => AuditLog::Log,
+                    Some("stdout") => AuditLog::Stdout,
+                    _ => AuditLog::File(self.audit_log),
+                },
                 grace: Duration::from_secs(self.grace),
             };
             Ok(bridge::run(client, watches, options, stop).await?)

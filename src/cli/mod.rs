@@ -8,6 +8,7 @@ mod crd;
 mod doctor;
 mod import;
 mod journal;
+mod messages;
 mod output;
 mod plan;
 mod progress;
@@ -54,6 +55,8 @@ enum Command {
     Import(import::Import),
     /// Check, show or repair the files of a bridge's journal, while no bridge uses them
     Journal(journal::JournalFiles),
+    /// See and repair what is stuck in a bridge: dead letters, held conversations, where one message is
+    Messages(Box<messages::Messages>),
 }
 
 /// What both roles need.
@@ -101,6 +104,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Import(command) => (command.run(), NOT_JUDGED),
         Command::Journal(command) => (command.run(), NOT_JUDGED),
         Command::Plan(command) => (command.run(), NOT_JUDGED),
+        Command::Messages(command) => (command.run(), NOT_JUDGED),
     };
     ended(result, failed)
 }

@@ -193,6 +193,8 @@ pub struct BridgeLimits {
     pub retry_first: Period,
     /// The longest of these waits. Default 5m.
     pub retry_longest: Period,
+    /// Whether the messages listener, which is for loopback alone, shows texts and phone numbers. Default false.
+    pub show_bodies: bool,
 }
 
 impl Default for BridgeLimits {
@@ -208,6 +210,7 @@ impl Default for BridgeLimits {
             delivery_attempts: 80,
             retry_first: Period("500ms".to_owned()),
             retry_longest: Period::seconds(300),
+            show_bodies: false,
         }
     }
 }

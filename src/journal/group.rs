@@ -298,6 +298,8 @@ impl Group {
                     let outcome = Outcome::DeadLetter {
                         reason: reason.to_owned(),
                     };
+                    // One that comes back from elsewhere was accepted long ago, and is a dead letter from now on.
+                    let at_ms = at_ms.max(known.state.newest_ms());
                     self.push(Record::Settled { seq, outcome, at_ms });
                 }
                 if let Some(dead) = replaces {

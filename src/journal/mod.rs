@@ -13,6 +13,7 @@
 //! - `state`: what is known in memory; `ids`: which ids are remembered
 //! - `group`: what a group of commands amounts to; `writer`: its commit; `thread`: where groups come from
 //! - `keeper`: space, keys and retention, off the path of a commit; `clock`: what time it is for things that expire
+//! - `look`: what a person is shown of what is kept
 //! - `storage`: file operations
 //!
 //! Two times: a message's `accepted_at_ms` is its caller's; what expires does so by the machine's wall clock, under the
@@ -31,6 +32,7 @@ pub mod ids;
 mod ids;
 mod keeper;
 mod keyring;
+mod look;
 #[cfg(any(test, feature = "sim"))]
 mod memory;
 mod replay;
@@ -60,14 +62,14 @@ use self::ids::{RunDirectory, RunStorage};
 use self::keeper::Keeper;
 pub use self::keyring::{Keyring, KeyringError, WrappingKey};
 use self::seal::{BodyKey, Encoded};
-pub use self::state::Backlog;
+pub use self::state::{Backlog, Kind};
 use self::storage::{Directory, DirectoryError, Storage};
 use self::thread::Job;
 use self::types::Counters;
 pub use self::types::{
-    Address, Appended, ContactKey, DeadLetter, DedupKey, Direction, Entry, Lane, MAX_CONTACT_BYTES,
-    MAX_REASON_BYTES, MAX_TRACE_BYTES, NewEntry, Note, Options, Outcome, Pending, Reference, RequestId, Sent,
-    Seq, Stats,
+    Address, Appended, ContactKey, DeadLetter, DedupKey, Direction, Entry, Kept, Lane, MAX_CONTACT_BYTES,
+    MAX_REASON_BYTES, MAX_TRACE_BYTES, NewEntry, Note, Options, Outcome, Page, Pending, Reference, RequestId,
+    Sent, Seq, Standing, Stats, Wanted,
 };
 use self::writer::{Shared, Writer};
 

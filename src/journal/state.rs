@@ -5,9 +5,10 @@
 //! an environment take of the journal is counted) and law 11: a message takes about 60 bytes here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 
 use super::format::{Accepted, Link, Place, Record, Salt};
-use super::{Address, DeadLetter, Direction, Lane, Note, Outcome, Reference, Sent, Seq};
+use super::{Address, DeadLetter, Direction, Lane, Note, Outcome, Reference, Sent, Seq, Standing, Wanted};
 
 /// Where a message lies.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub(super) struct Position {
 
 /// Why a message is kept.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// It is to be delivered.
     Pending,
     /// It was given up.
@@ -135,7 +136,8 @@ struct SentMessages {
 /// The journal's memory.
 #[derive(Debug)]
 pub(super) struct State {
-    slots: HashMap<Seq, Slot>,
+    /// In the order of their numbers, so that a person can be shown them by pages.
+    slots: BTreeMap<Seq, Slot>,
     notes: HashMap<Seq, Note>,
     dead: DeadLetters,
     sent: SentMessages,
@@ -156,7 +158,7 @@ pub(super) struct State {
 impl State {
     pub fn new() -> Self {
         Self {
-            slots: HashMap::new(),
+            slots: BTreeMap::new(),
             notes: HashMap::new(),
             dead: DeadLetters::default(),
             sent: SentMessages::default(),
@@ -450,6 +452,46 @@ impl State {
 
     pub fn kind(&self, seq: Seq) -> Option<Kind> {
         self.slots.get(&seq).map(|slot| slot.kind)
+    }
+
+    /// Why a message is kept, in full.
+    pub fn standing(&self, seq: Seq) -> Option<Standing> {
+        Some(match self.kind(seq)? {
+            Kind::Pending => Standing::Pending,
+            Kind::DeadLetter => {
+                let dead = self.dead.by_seq.get(&seq)?;
+                Standing::DeadLetter {
+                    reason: self.dead.reason(*dead).to_owned(),
+                    at_ms: dead.at_ms,
+                }
+            }
+            Kind::Sent => Standing::Sent {
+                at_ms: self.sent.by_seq.get(&seq)?.1,
+            },
+        })
+    }
+
+    /// The numbers after `after` of messages that are wanted, ascending: of the next `most` that are kept. Also the last
+    /// one looked at, if others may follow.
+    pub fn kept_after(&self, after: Seq, wanted: &Wanted, most: usize) -> (Vec<Seq>, Option<Seq>) {
+        let (mut found, mut last) = (Vec::new(), None);
+        let range = (Bound::Excluded(after), Bound::Unbounded);
+        for (looked_at, (seq, slot)) in self.slots.range(range).enumerate() {
+            if looked_at == most {
+                return (found, last);
+            }
+            last = Some(*seq);
+            let book = self.books.get(slot.book as usize);
+            let is = wanted.kind.is_none_or(|kind| kind == slot.kind)
+                && wanted.direction.is_none_or(|way| way == slot.direction)
+                && wanted
+                    .channel
+                    .is_none_or(|channel| book.is_some_and(|book| book.channel == channel));
+            if is {
+                found.push(*seq);
+            }
+        }
+        (found, None)
     }
 
     pub fn is_pending(&self, seq: Seq) -> bool {

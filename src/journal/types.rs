@@ -261,6 +261,74 @@ impl Address {
     }
 }
 
+/// Which kept messages are wanted; without a word on something, all.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Why they are kept.
+    pub kind: Option<super::Kind>,
+    /// The channel's UUID.
+    pub channel: Option<[u8; 16]>,
+    /// Which way.
+    pub direction: Option<Direction>,
+}
+
+/// Why a message is kept, in full.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// It is to be delivered.
+    Pending,
+    /// It was given up.
+    DeadLetter {
+        /// Why.
+        reason: String,
+        /// When, ms since the epoch.
+        at_ms: u64,
+    },
+    /// It was sent to a user, and something may be reported of it.
+    Sent {
+        /// When, ms since the epoch.
+        at_ms: u64,
+    },
+}
+
+/// A message that is kept, without contact and body.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Its number.
+    pub seq: Seq,
+    /// Which way it goes, and for whom.
+    pub address: Address,
+    /// Why it is kept.
+    pub standing: Standing,
+    /// What makes it the same message when it comes again.
+    pub dedup: DedupKey,
+    /// The message's own time, ms since the epoch.
+    pub born_ms: Option<u64>,
+    /// When it was accepted, ms since the epoch.
+    pub accepted_at_ms: u64,
+    /// The request that it is, or answers.
+    pub request: Option<RequestId>,
+    /// The trace it belongs to; empty for none.
+    pub trace: String,
+    /// What is known of attempts to deliver it.
+    pub note: Note,
+    /// Whether it is a dead letter that somebody sent on its way again.
+    pub replayed: bool,
+    /// Bytes that it takes on disk.
+    pub bytes: u64,
+}
+
+/// Some of what is kept, in the order of its numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Page {
+    /// The messages.
+    pub messages: Vec<Kept>,
+    /// Where to go on, if there may be more.
+    pub next: Option<Seq>,
+    /// Messages whose record can't be read.
+    pub unreadable: u64,
+}
+
 /// A dead letter, without its body.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeadLetter {

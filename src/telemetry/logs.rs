@@ -20,7 +20,13 @@ pub enum LogFormat {
 /// # Errors
 /// When the filter can't be parsed, or logging was started before.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
+    // What people changed is told of whatever else is left out, unless a filter names it.
+    let audit = if filter.contains("audit") {
+        ""
+    } else {
+        ",audit=info"
+    };
+    let filter = EnvFilter::try_new(format!("{filter}{audit}")).map_err(|error| {
         format!("--log-filter {filter:?}: {error}; write it like info or info,kube=debug")
     })?;
     let registry = tracing_subscriber::registry().with(filter);

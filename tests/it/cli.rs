@@ -64,6 +64,20 @@ fn help_teaches() {
             vec!["import", "--help"],
             vec!["Exit status", "--secret-store", "kubeseal", "[default: Observe]"],
         ),
+        (
+            vec!["messages", "--help"],
+            vec![
+                "Exit status",
+                "port-forward",
+                "Examples:",
+                "--because",
+                "[default: http://127.0.0.1:8084]",
+            ],
+        ),
+        (
+            vec!["messages", "replay", "--help"],
+            vec!["--because", "--dry-run", "--yes", "--older-than"],
+        ),
     ] {
         let (output, text) = run(PROGRAM, &arguments);
         assert!(output.status.success());
@@ -77,6 +91,65 @@ fn help_teaches() {
     let (_, text) = run(DEV, &["--help"]);
     assert!(
         text.contains("--smoke") && text.contains("send") && !text.contains("guard"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_messages_listener_is_for_loopback_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, kubeconfig) = (dir.path().join("config.yaml"), dir.path().join("kubeconfig"));
+    let installation = "environments: {e: {namespaces: [a], publicUrl: 'https://p.example', kernel: {apiUrl: \
+                        'https://a.example', authUrl: 'https://b.example'}, aura: {messagesUrl: 'https://c.example', \
+                        replyUrl: 'https://d.example', outboundAuth: {apiKeyFile: /x}, inboundAuth: {apiKeyFile: /y}}}}";
+    let cluster = "{apiVersion: v1, kind: Config, current-context: c, clusters: [{name: c, cluster: {server: \
+                   'https://127.0.0.1:9'}}], users: [{name: c, user: {token: fake}}], contexts: [{name: c, context: \
+                   {cluster: c, user: c}}]}";
+    std::fs::write(&config, installation).unwrap();
+    std::fs::write(&kubeconfig, cluster).unwrap();
+    for address in ["0.0.0.0:8084", "10.0.0.1:8084", "[::]:8084"] {
+        let (output, text) = run(
+            PROGRAM,
+            &[
+                "bridge",
+                "--config",
+                config.to_str().unwrap(),
+                "--kubeconfig",
+                kubeconfig.to_str().unwrap(),
+                "--messages-address",
+                address,
+            ],
+        );
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text.contains("must be a loopback address"), "{text}");
+    }
+}
+
+#[test]
+fn messages_without_a_bridge_says_how_to_reach_one() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("http://{free}");
+    let arguments = [
+        "messages",
+        "list",
+        "--url",
+        &url,
+        "-n",
+        "aura-system",
+        "--pod",
+        "wa-bridge-0",
+    ];
+    let (output, text) = run(PROGRAM, &arguments);
+    assert_eq!(output.status.code(), Some(2));
+    let command = format!(
+        "kubectl --namespace aura-system port-forward pod/wa-bridge-0 {}:8084",
+        free.port()
+    );
+    assert!(
+        text.starts_with("error: nothing answers at") && text.contains(&command),
         "{text}"
     );
 }

@@ -34,6 +34,7 @@ mod leader;
 mod lifecycle;
 mod matrix;
 mod memory;
+mod messages;
 mod metrics;
 mod modes;
 mod outage;

@@ -76,7 +76,7 @@ fn leaks(places: &[(String, String)], words: &[String]) -> Vec<String> {
     leaks
 }
 
-/// Everything that can be read of a world: logs, metrics, resources, events.
+/// Everything that can be read of a world: logs, metrics, messages, resources, events.
 async fn readable(world: &World) -> Vec<(String, String)> {
     let mut places = vec![];
     for role in ["controller", "bridge"] {
@@ -92,6 +92,16 @@ async fn readable(world: &World) -> Vec<(String, String)> {
                 site::get(admin, path).await.unwrap().1,
             ));
         }
+    }
+    for path in [
+        "/v1/messages?limit=500",
+        "/v1/messages/1?body=true",
+        "/v1/messages/1",
+        "/v1/trace/1",
+        "/v1/dead-letters/export",
+    ] {
+        let (_, answer) = site::get(world.site.messages, path).await.unwrap();
+        places.push((format!("the messages listener's {path}"), answer));
     }
     for (group, version, kind, plural) in [
         (

@@ -71,7 +71,7 @@ fn encoded(entries: impl IntoIterator<Item = NewEntry>) -> Vec<Encoded> {
     entries.map(|entry| Encoded::new(&entry, None).unwrap()).collect()
 }
 
-fn delivered() -> Outcome {
+pub(super) fn delivered() -> Outcome {
     Outcome::Delivered { reference: None }
 }
 

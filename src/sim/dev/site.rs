@@ -183,6 +183,8 @@ pub struct Site {
     pub internal: SocketAddr,
     /// The bridge's health and metrics.
     pub bridge_admin: SocketAddr,
+    /// The bridge's messages listener.
+    pub messages: SocketAddr,
     /// The controller's health and metrics.
     pub controller_admin: SocketAddr,
     /// Further arguments of the controller: `--concurrency` and the like. None unless set.
@@ -258,6 +260,7 @@ impl Site {
             public: free_address()?,
             internal: free_address()?,
             bridge_admin: free_address()?,
+            messages: free_address()?,
             controller_admin: free_address()?,
             controller_arguments: Vec::new(),
             bridge_variable: None,
@@ -433,6 +436,7 @@ impl Site {
             .args(["--public-listen", &self.public.to_string()])
             .args(["--internal-listen", &self.internal.to_string()])
             .args(["--admin-listen", &self.bridge_admin.to_string()])
+            .args(["--messages-address", &self.messages.to_string()])
             .args(["--grace", "5"])
             .envs(self.bridge_variable.clone());
         self.guard
