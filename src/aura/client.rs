@@ -25,10 +25,10 @@ pub enum AuraError {
     #[error("Aura rejects the bridge's credential (401)")]
     CredentialsRejected,
     /// No connection: nothing was sent.
-    #[error("Aura can't be reached")]
+    #[error("Aura can't take messages now (unreachable)")]
     Unreachable,
     /// The connection broke, or no answer came in time, after the message was on its way: Aura may have it.
-    #[error("Aura did not answer ({class})")]
+    #[error("Aura can't take messages now ({class})")]
     OutcomeUnknown {
         /// One word for logs.
         class: &'static str,

@@ -15,7 +15,7 @@ use crate::{
     api::ChannelId,
     aura::{self, AuraError, Reply},
     convert,
-    delivery::{Attempt, Deliver, Ended, Event, Failure, Item, Stats},
+    delivery::{Attempt, Deliver, Ended, Event, Failure, Item, Stats, reason},
     journal::{Direction, Entry, Note, Outcome, Seq},
     kernel::{self, KernelError, TokenRequest},
     keys::ConversationKey,
@@ -33,11 +33,20 @@ impl Deliver for Deliverer {
     async fn attempt(&self, entry: Entry, attempt: Attempt) -> Ended {
         let channel = ChannelId::from_bytes(entry.address.channel);
         let (direction, seq) = (entry.address.direction, entry.seq);
-        let route = self.state.routes.load().get(channel).cloned();
-        // Of another resource that has taken the channel over it is none of the business.
-        let route = route.or_else(|| self.state.leaving.get(channel));
-        let Some(route) = route.filter(|route| route.tag.bytes() == entry.address.tag) else {
-            return Ended::Blocked;
+        // A message stays with the resource that it was accepted for: of another one that has the channel by now it is
+        // none of the business.
+        let its = |route: &Arc<Route>| route.tag.bytes() == entry.address.tag;
+        let current = self.state.routes.load().get(channel).cloned();
+        let taken_over = current.as_ref().is_some_and(|route| !its(route));
+        let leaving = || self.state.leaving.get(channel).filter(its);
+        let Some(route) = current.filter(its).or_else(leaving) else {
+            return if taken_over {
+                Ended::Fatal {
+                    reason: reason::CHANNEL_DELETED,
+                }
+            } else {
+                Ended::Blocked
+            };
         };
         let (ended, why) = match direction {
             Direction::ToAura => self.to_aura(&route, &entry).await,

@@ -222,7 +222,7 @@ pub async fn run(
             cap: seconds(60),
         },
     };
-    let (runner, handle) = Runner::new(journal.clone(), deliverer, lane_limits, pending, accepted);
+    let (runner, handle) = Runner::new(journal.clone(), deliverer, lane_limits, &pending, accepted);
     // Those that the snapshot knows: the watch tells of what is another.
     for route in state.routes.load().iter() {
         handle.serves(route.channel, route.delivery());

@@ -284,6 +284,12 @@ impl Watch {
                 self.runner.deleted(route.channel);
             }
         }
+        // Another resource has the channel: what was accepted for the one before drains with its route.
+        for route in old.iter() {
+            if new.get(route.channel).is_some_and(|now| now.tag != route.tag) {
+                self.state.leaving.add(route.clone());
+            }
+        }
         let without: HashSet<ChannelId> = claimed
             .into_iter()
             .filter(|channel| new.get(*channel).is_none())

@@ -209,7 +209,7 @@ impl Default for BridgeLimits {
             delivery_concurrency: 1024,
             delivery_attempts: 80,
             retry_first: Period("500ms".to_owned()),
-            retry_longest: Period::seconds(300),
+            retry_longest: Period("5m".to_owned()),
             show_bodies: false,
         }
     }

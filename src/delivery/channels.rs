@@ -125,7 +125,11 @@ impl Lanes {
         let reorders = record.settings.as_ref().is_some_and(|before| {
             (before.reply_order, before.unanswered_after) != (settings.reply_order, settings.unanswered_after)
         });
-        let lets_go_on = settings.on_undeliverable == OnUndeliverable::Continue;
+        let held_conversations = record
+            .settings
+            .as_ref()
+            .is_some_and(|before| before.on_undeliverable == OnUndeliverable::HoldConversation);
+        let lets_go_on = held_conversations && settings.on_undeliverable == OnUndeliverable::Continue;
         record.settings = Some(settings);
         for direction in BOTH {
             let state = &mut record.sides[side(direction)];

@@ -22,7 +22,31 @@ use crate::{
     journal::{Direction, Outcome, Seq},
 };
 
+pub(super) fn dead_letter(why: &'static str) -> Outcome {
+    Outcome::DeadLetter {
+        reason: why.to_owned(),
+    }
+}
+
+pub(super) fn dropped() -> Outcome {
+    Outcome::Dropped {
+        reason: reason::DROPPED.to_owned(),
+    }
+}
+
 impl Lanes {
+    /// What a next run is to know of a lane's head.
+    pub(super) fn note(&mut self, id: LaneId) {
+        if let (Some(lane), Some(head)) = (self.key(id), self.backlog.head(id)) {
+            let item = Item {
+                seq: Seq(head.seq),
+                lane,
+            };
+            let note = Effect::Note(item, head.attempts(), head.is(Flag::Uncertain));
+            self.effects.push_back(note);
+        }
+    }
+
     /// A lane's head is given up.
     pub(super) fn give_up(&mut self, id: LaneId, why: &'static str) {
         let (Some(lane), Some(head)) = (self.key(id), self.backlog.head(id).copied()) else {
@@ -38,12 +62,15 @@ impl Lanes {
                 .backlog
                 .take(id, false, |node| node.tag == head.tag && !node.is(Flag::Replayed));
             for seq in group {
-                self.settle_aside(Seq(seq), lane, reason::GROUP_CANCELLED);
+                self.settle_aside(Seq(seq), lane, dead_letter(reason::GROUP_CANCELLED));
             }
         }
         let holds = !matches!(why, reason::CHANNEL_DELETED | reason::DROPPED) && self.holds_conversations(id);
-        let reason = why.to_owned();
-        self.end(id, Outcome::DeadLetter { reason }, holds);
+        let outcome = match why {
+            reason::DROPPED => dropped(),
+            why => dead_letter(why),
+        };
+        self.end(id, outcome, holds);
     }
 
     /// A lane's head has ended: that is to be recorded; then the lane is parked, or goes on.
@@ -67,12 +94,9 @@ impl Lanes {
         self.effects.push_back(Effect::Settle(item, outcome));
     }
 
-    /// A message that is in no lane becomes a dead letter.
-    pub(super) fn settle_aside(&mut self, seq: Seq, lane: LaneKey, why: &'static str) {
+    /// A message that is in no lane ends.
+    pub(super) fn settle_aside(&mut self, seq: Seq, lane: LaneKey, outcome: Outcome) {
         self.aside += 1;
-        let outcome = Outcome::DeadLetter {
-            reason: why.to_owned(),
-        };
         self.effects
             .push_back(Effect::Settle(Item { seq, lane }, outcome));
     }

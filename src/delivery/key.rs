@@ -6,7 +6,7 @@
 pub use crate::journal::{ContactKey, RequestId};
 use crate::{
     api::ChannelId,
-    journal::{self, Address, Direction},
+    journal::{Address, Direction, Lane},
 };
 
 /// One direction of one conversation: the unit of order (Law 3).
@@ -20,6 +20,11 @@ pub struct LaneKey {
     pub contact: ContactKey,
 }
 
+/// The first half of a digest, as a number.
+pub(super) fn first_bytes(digest: [u8; 16]) -> u64 {
+    u64::from_be_bytes(*digest.first_chunk().unwrap_or(&[0; 8]))
+}
+
 impl LaneKey {
     /// The lane of a message.
     pub fn of(address: &Address) -> Self {
@@ -31,17 +36,7 @@ impl LaneKey {
     }
 }
 
-impl From<journal::Lane> for LaneKey {
-    fn from(lane: journal::Lane) -> Self {
-        Self {
-            direction: lane.direction,
-            channel: ChannelId::from_bytes(lane.channel),
-            contact: lane.contact,
-        }
-    }
-}
-
-impl From<LaneKey> for journal::Lane {
+impl From<LaneKey> for Lane {
     fn from(lane: LaneKey) -> Self {
         Self {
             direction: lane.direction,
@@ -51,7 +46,12 @@ impl From<LaneKey> for journal::Lane {
     }
 }
 
-/// The first half of a digest, as a number.
-pub(super) fn first_bytes(digest: [u8; 16]) -> u64 {
-    u64::from_be_bytes(*digest.first_chunk().unwrap_or(&[0; 8]))
+impl From<Lane> for LaneKey {
+    fn from(lane: Lane) -> Self {
+        Self {
+            direction: lane.direction,
+            channel: ChannelId::from_bytes(lane.channel),
+            contact: lane.contact,
+        }
+    }
 }

@@ -20,6 +20,7 @@ use slab::Slab;
 use super::{
     backlog::{Backlog, Flag, LaneId, Node, State},
     channels::{Channel, Environment, Presence, parts, side, slot},
+    ends::dead_letter,
     fair::{Places, Slot, Turns},
     key::{ContactKey, LaneKey},
     order::{Cancelled, Requests, tag},
@@ -105,7 +106,7 @@ impl Lanes {
             let known = self.answered(number, conversation, tag);
             if self.cancelled.has(conversation, tag) {
                 self.look_again_at_order(slot, key.contact);
-                self.settle_aside(message.seq, key, reason::GROUP_CANCELLED);
+                self.settle_aside(message.seq, key, dead_letter(reason::GROUP_CANCELLED));
                 self.forget_channel(number);
                 return;
             }
@@ -178,6 +179,7 @@ impl Lanes {
             _ if is_gone => self.give_up(id, reason::CHANNEL_DELETED),
             Ended::Blocked => {
                 head.uncount_attempt();
+                self.note(id);
                 // At the back: another lane's message tries out whether the block is over, so that one message that
                 // nobody takes can't hold up the channel for ever.
                 self.rest(id);
@@ -188,17 +190,20 @@ impl Lanes {
                 ..
             } if outage => {
                 head.uncount_attempt();
+                self.note(id);
                 self.rest(id);
             }
             Ended::Retry { .. } | Ended::Unknown if attempts >= self.limits.retries.attempts => {
                 self.give_up(id, reason::ATTEMPTS_EXHAUSTED);
             }
             Ended::Retry { failure, after } => {
+                self.note(id);
                 let wait = self.limits.retries.wait(attempts, failure, after, chance);
                 self.retry_after(id, wait);
             }
             Ended::Unknown => {
                 head.set(Flag::Uncertain, true);
+                self.note(id);
                 let wait = self
                     .limits
                     .retries

@@ -145,6 +145,7 @@ impl Machine {
                     self.ended.push((item, how));
                     settled.push(item);
                 }
+                Effect::Note(..) => {}
                 Effect::Tell(event) => self.told.push(event),
             }
             for item in std::mem::take(&mut settled) {

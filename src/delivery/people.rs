@@ -2,7 +2,8 @@
 //!
 //! A conversation is also parked after a dead letter, where its channel says `onUndeliverable: HoldConversation`. Its
 //! messages do not age meanwhile (Law 3: what is behind does not overtake what a person looks at). That a lane is
-//! parked is known to the process alone; a dead letter that a person wants delivered after all is accepted again as a
+//! parked outlives the process: whoever runs the lanes writes [`Event::Parked`] down and says so to the next by
+//! [`Lanes::was_parked`]. A dead letter that a person wants delivered after all is accepted again as a
 //! [`Message`](super::Message) that is `replayed`.
 
 use std::time::Duration;
@@ -11,9 +12,10 @@ use super::{
     age::signed,
     backlog::{Flag, LaneId, State},
     channels::{parts, side, slot},
+    ends::dropped,
     key::LaneKey,
     lanes::Lanes,
-    types::{Event, reason},
+    types::Event,
 };
 use crate::journal::Seq;
 
@@ -32,9 +34,9 @@ pub(super) struct Parked {
 /// What came of giving a message up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
-    /// It becomes a dead letter.
+    /// It is dropped.
     Now,
-    /// It is under way: it becomes one unless it arrives.
+    /// It is under way: it is dropped unless it arrives.
     UnlessDelivered,
     /// No message with this place waits.
     NotFound,
@@ -47,6 +49,14 @@ impl Lanes {
         let number = self.channel_number(lane.channel);
         let id = self.lane(number, slot(number, lane.direction), lane.contact);
         self.park_lane(id, true)
+    }
+
+    /// A conversation's direction was held when the run before ended, by a dead letter or a person.
+    pub fn was_parked(&mut self, lane: LaneKey, now: Duration) {
+        self.at(now);
+        let number = self.channel_number(lane.channel);
+        let id = self.lane(number, slot(number, lane.direction), lane.contact);
+        self.park_lane(id, false);
     }
 
     /// Lets a conversation's direction go on. Says whether it was held.
@@ -76,7 +86,7 @@ impl Lanes {
             state => {
                 self.backlog.take(id, true, |node| node.seq == seq.0);
                 if let Some(lane) = self.key(id) {
-                    self.settle_aside(seq, lane, reason::DROPPED);
+                    self.settle_aside(seq, lane, dropped());
                 }
                 if is_head && matches!(state, Some(State::Retrying | State::Ordered)) {
                     self.rest(id);

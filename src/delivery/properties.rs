@@ -124,7 +124,7 @@ impl World {
                     );
                     self.recording.push(item);
                 }
-                Effect::Tell(_) => {}
+                Effect::Note(..) | Effect::Tell(_) => {}
             }
         }
     }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     api::ChannelId,
-    journal::{Entry, Journal, Note, Outcome, Pending, ReadError, Seq},
+    journal::{AppendError, Entry, Journal, Lane, Note, Outcome, Pending, ReadError, Seq},
 };
 
 /// Delivers one message, once.
@@ -62,7 +62,6 @@ pub struct Runner<D> {
     journal: Journal,
     deliver: Arc<D>,
     lanes: Lanes,
-    pending: Vec<Pending>,
     accepted: mpsc::UnboundedReceiver<Pending>,
     news: mpsc::UnboundedReceiver<News>,
     tasks: JoinSet<Done>,
@@ -72,7 +71,8 @@ pub struct Runner<D> {
 enum Done {
     Ended(Item, Ended),
     Settled(Item),
-    Told,
+    /// Something was written down, or could not be.
+    Noted,
 }
 
 /// How long to wait before a record that failed is written again.
@@ -133,15 +133,23 @@ impl<D: Deliver> Runner<D> {
         journal: Journal,
         deliver: Arc<D>,
         limits: Limits,
-        pending: Vec<Pending>,
+        pending: &[Pending],
         accepted: mpsc::UnboundedReceiver<Pending>,
     ) -> (Self, RunnerHandle) {
         let (sender, news) = mpsc::unbounded_channel();
+        let mut lanes = Lanes::new(limits, wall_ms());
+        for lane in journal.parked() {
+            lanes.was_parked(lane.into(), Duration::ZERO);
+        }
+        // What left before its turn may have arrived: it must not come again behind what was accepted before it.
+        let (begun, rest): (Vec<_>, Vec<_>) = pending.iter().partition(|pending| pending.note.begun);
+        for pending in begun.into_iter().chain(rest) {
+            lanes.accepted(message(pending, true), Duration::ZERO);
+        }
         let runner = Self {
             journal,
             deliver,
-            lanes: Lanes::new(limits, wall_ms()),
-            pending,
+            lanes,
             accepted,
             news,
             tasks: JoinSet::new(),
@@ -152,19 +160,6 @@ impl<D: Deliver> Runner<D> {
 
     /// Delivers until told to stop; then lets what is under way end, at most for `grace`.
     pub async fn run(mut self, stop: CancellationToken, grace: Duration) {
-        // What left before its turn may have arrived: it must not come again behind what was accepted before it.
-        let (begun, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending)
-            .into_iter()
-            .partition(|pending| pending.note.begun);
-        for pending in begun.into_iter().chain(rest) {
-            if stop.is_cancelled() {
-                return;
-            }
-            self.accept(&pending, true);
-        }
-        for lane in self.journal.parked() {
-            self.lanes.park(LaneKey::from(lane), self.start.elapsed());
-        }
         loop {
             while let Some(effect) = self.lanes.next(self.start.elapsed()) {
                 self.start_effect(effect);
@@ -173,7 +168,9 @@ impl<D: Deliver> Runner<D> {
             let wake = self.lanes.next_wake().map(|at| self.start + at);
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(pending) = self.accepted.recv() => self.accept(&pending, false),
+                Some(pending) = self.accepted.recv() => {
+                    self.lanes.accepted(message(&pending, false), self.start.elapsed());
+                }
                 Some(news) = self.news.recv() => self.hear(news),
                 Some(done) = self.tasks.join_next() => self.take_done(done),
                 () = sleep_until(wake) => {}
@@ -184,7 +181,7 @@ impl<D: Deliver> Runner<D> {
                 self.take_done(done);
                 while let Some(effect) = self.lanes.next(self.start.elapsed()) {
                     // Nothing new begins; what ended is recorded.
-                    if matches!(effect, Effect::Settle(..)) {
+                    if !matches!(effect, Effect::Attempt(_)) {
                         self.start_effect(effect);
                     }
                 }
@@ -196,21 +193,6 @@ impl<D: Deliver> Runner<D> {
                 "stopped with deliveries under way: they are tried again"
             );
         }
-    }
-
-    /// Hands a message to the lanes.
-    fn accept(&mut self, pending: &Pending, left_over: bool) {
-        let message = Message {
-            seq: pending.seq,
-            lane: LaneKey::of(&pending.address),
-            request: pending.request,
-            accepted_at_ms: pending.accepted_at_ms,
-            attempts: pending.note.attempts,
-            uncertain: pending.note.unknown,
-            left_over,
-            replayed: pending.replayed,
-        };
-        self.lanes.accepted(message, self.start.elapsed());
     }
 
     fn hear(&mut self, news: News) {
@@ -228,29 +210,12 @@ impl<D: Deliver> Runner<D> {
         }
     }
 
-    /// That a conversation is held outlives a restart.
-    fn tell(&mut self, event: &Event) {
-        let (lane, parked) = match event {
-            Event::Parked(lane) => (*lane, true),
-            Event::Unparked(lane) => (*lane, false),
-            Event::Overtook(_) | Event::Circuit { .. } => return,
-        };
-        let journal = self.journal.clone();
-        self.tasks.spawn(async move {
-            while let Err(error) = journal.park(lane.into(), parked).await {
-                tracing::error!(%error, "can't record that a conversation is held or goes on; trying again");
-                tokio::time::sleep(RECORD_AGAIN).await;
-            }
-            Done::Told
-        });
-    }
-
     fn take_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
         let now = self.start.elapsed();
         match done {
             Ok(Done::Ended(item, ended)) => self.lanes.ended(item, ended, now, fastrand::f64()),
             Ok(Done::Settled(item)) => self.lanes.settled(item, now),
-            Ok(Done::Told) => {}
+            Ok(Done::Noted) => {}
             // Tasks catch their panics, and nobody aborts them.
             Err(error) => tracing::error!(%error, "a delivery task was lost; its lane waits for a restart"),
         }
@@ -275,9 +240,19 @@ impl<D: Deliver> Runner<D> {
                             }),
                         Err(error) => unreadable(&item, &error),
                     };
-                    remember(&journal, &attempt, &ended).await;
                     Done::Ended(item, ended)
                 });
+            }
+            Effect::Note(item, attempts, unknown) => {
+                let known = journal.noted(item.seq);
+                let note = Note {
+                    attempts,
+                    unknown,
+                    ..known
+                };
+                if note != known {
+                    self.writes(item.seq, async move { journal.note(item.seq, note).await });
+                }
             }
             Effect::Settle(item, outcome) => {
                 self.tasks.spawn(async move {
@@ -291,10 +266,27 @@ impl<D: Deliver> Runner<D> {
                 });
             }
             Effect::Tell(event) => {
-                self.tell(&event);
+                let parked = match &event {
+                    Event::Parked(lane) => Some((Lane::from(*lane), true)),
+                    Event::Unparked(lane) => Some((Lane::from(*lane), false)),
+                    _ => None,
+                };
+                if let Some((lane, parked)) = parked {
+                    self.writes(Seq(0), async move { journal.park(lane, parked).await });
+                }
                 deliver.told(&event);
             }
         }
+    }
+
+    /// Writes something down for a next run. Where that fails, it knows less, and nothing else is wrong.
+    fn writes(&mut self, seq: Seq, write: impl Future<Output = Result<(), AppendError>> + Send + 'static) {
+        self.tasks.spawn(async move {
+            if let Err(error) = write.await {
+                tracing::warn!(%error, seq = seq.0, "can't write down what a next run is to know");
+            }
+            Done::Noted
+        });
     }
 }
 
@@ -309,21 +301,16 @@ async fn begins(journal: &Journal, seq: Seq) {
     }
 }
 
-/// What a restart must know of an attempt that did not deliver: how many there were, and whether one may have arrived.
-/// Best effort: without it a message gets more attempts, never fewer, and what was sent is never sent less.
-async fn remember(journal: &Journal, attempt: &Attempt, ended: &Ended) {
-    if !matches!(ended, Ended::Retry { .. } | Ended::Unknown) {
-        return;
-    }
-    let seq = attempt.item.seq;
-    let unknown = attempt.uncertain || matches!(ended, Ended::Unknown);
-    let note = Note {
-        attempts: attempt.number,
-        unknown,
-        ..journal.noted(seq)
-    };
-    if let Err(error) = journal.note(seq, note).await {
-        tracing::warn!(%error, seq = seq.0, "can't record an attempt");
+fn message(pending: &Pending, left_over: bool) -> Message {
+    Message {
+        seq: pending.seq,
+        lane: LaneKey::of(&pending.address),
+        request: pending.request,
+        accepted_at_ms: pending.accepted_at_ms,
+        attempts: pending.note.attempts,
+        uncertain: pending.note.unknown,
+        left_over,
+        replayed: pending.replayed,
     }
 }
 

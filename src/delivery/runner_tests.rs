@@ -16,7 +16,9 @@ use super::{
     lanes_tests::{channel, limits, settings},
     reason,
 };
-use crate::journal::{Address, Appended, DedupKey, Direction, Entry, Journal, NewEntry, Outcome, Seq};
+use crate::journal::{
+    Address, Appended, DedupKey, Direction, Entry, Journal, NewEntry, Note, Outcome, Pending, Seq,
+};
 
 /// Delivers what it is told to, in turn; then everything.
 #[derive(Default)]
@@ -48,6 +50,12 @@ impl Deliver for Script {
     }
 }
 
+fn contact_key(contact: &str) -> ContactKey {
+    let mut digest = [0; 16];
+    digest[..contact.len()].copy_from_slice(contact.as_bytes());
+    ContactKey(digest)
+}
+
 struct Bridge {
     journal: Journal,
     script: Arc<Script>,
@@ -58,13 +66,16 @@ struct Bridge {
 
 impl Bridge {
     fn start(results: impl IntoIterator<Item = Ended>) -> Self {
-        let journal = Journal::in_memory();
+        Self::start_on(Journal::in_memory(), Vec::new(), results)
+    }
+
+    fn start_on(journal: Journal, pending: Vec<Pending>, results: impl IntoIterator<Item = Ended>) -> Self {
         let script = Arc::new(Script {
             results: Mutex::new(results.into_iter().collect()),
             ..Script::default()
         });
         let accepted = journal.committed();
-        let (runner, handle) = Runner::new(journal.clone(), script.clone(), limits(), Vec::new(), accepted);
+        let (runner, handle) = Runner::new(journal.clone(), script.clone(), limits(), &pending, accepted);
         let stop = CancellationToken::new();
         let task = tokio::spawn(runner.run(stop.clone(), Duration::from_secs(1)));
         handle.serves(channel(1), settings());
@@ -83,17 +94,17 @@ impl Bridge {
             address: Address {
                 direction,
                 channel: *channel(1).as_bytes(),
-                environment: [1; 8],
-                tag: [2; 6],
+                environment: [0; 8],
+                tag: [0; 6],
                 contact: contact_key(contact),
             },
             contact: contact.to_owned(),
             dedup: DedupKey([id; 16]),
             born_ms: None,
             accepted_at_ms: super::runner::wall_ms(),
-            request: (request != 0).then_some(RequestId([request; 16])),
+            request: (request > 0).then_some(RequestId([request; 16])),
             trace: String::new(),
-            body: Bytes::new(),
+            body: Bytes::from_static(b"{}"),
             set_aside: None,
         };
         match self.journal.append(vec![entry]).await.unwrap()[..] {
@@ -139,12 +150,6 @@ fn failing() -> Ended {
     }
 }
 
-fn contact_key(contact: &str) -> ContactKey {
-    let mut digest = [0; 16];
-    digest[..contact.len()].copy_from_slice(contact.as_bytes());
-    ContactKey(digest)
-}
-
 fn lane(contact: &str) -> LaneKey {
     LaneKey {
         direction: Direction::ToKernel,
@@ -182,7 +187,7 @@ async fn a_deleted_channel_delivers_for_half_a_minute_and_then_gives_up_what_it_
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_reply_answers_is_read_from_its_entry() {
+async fn replies_leave_in_the_order_of_the_messages_that_they_answer() {
     let bridge = Bridge::start([]);
     let (one, two) = (
         bridge.accepts(Direction::ToAura, "a", 1, 1).await,
@@ -255,4 +260,45 @@ async fn what_is_under_way_when_it_stops_is_recorded_and_nothing_new_begins() {
     assert!(ended.iter().any(|(seq, _)| *seq == first));
     let pending = usize::try_from(journal.stats().pending_to_kernel).unwrap();
     assert_eq!(pending + ended.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_next_run_is_to_know_is_written_down() {
+    let bridge = Bridge::start([Ended::Unknown, failing()]);
+    let seq = bridge.accepts(Direction::ToKernel, "a", 0, 1).await;
+    assert_eq!(bridge.handle.park(lane("b")).await, Some(true));
+    while bridge.script.attempts.lock().unwrap().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let note = Note {
+        attempts: 2,
+        parts: 0,
+        unknown: true,
+        begun: false,
+    };
+    while bridge.journal.read(seq).await.unwrap().note != note {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let journal = bridge.journal.clone();
+    assert_eq!(journal.parked().len(), 1);
+    bridge.stops().await;
+    let entry = journal.read(seq).await.unwrap();
+    let pending = Pending {
+        seq,
+        address: entry.address,
+        accepted_at_ms: entry.accepted_at_ms,
+        request: entry.request,
+        note: entry.note,
+        replayed: entry.replayed,
+    };
+    let next = Bridge::start_on(journal, vec![pending], []);
+    next.ended(1).await;
+    let (_, attempt, _) = next.script.attempts.lock().unwrap()[0];
+    assert_eq!((attempt.number, attempt.uncertain), (3, true));
+    assert_eq!(next.script.stats.lock().unwrap().parked, 1);
+    assert_eq!(next.handle.unpark(lane("b")).await, Some(true));
+    while !next.journal.parked().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    next.stops().await;
 }

@@ -77,7 +77,7 @@ pub enum Failure {
 pub enum Ended {
     /// It arrived; `reference` is the other side's id of it.
     Delivered {
-        /// The other side's id of the message.
+        /// The digest of the other side's id of the message.
         reference: Option<Reference>,
     },
     /// It did not, and may later.
@@ -106,7 +106,9 @@ pub enum Effect {
     Attempt(Attempt),
     /// Record how this message ended, then say so by [`Lanes::settled`](super::Lanes::settled).
     Settle(Item, Outcome),
-    /// Let people know.
+    /// Write down for a next run that so many attempts of a message count, and whether one may have arrived.
+    Note(Item, u32, bool),
+    /// Let people know; what is parked is written down as well.
     Tell(Event),
 }
 

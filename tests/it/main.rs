@@ -23,7 +23,6 @@ mod crd;
 mod definition;
 mod deletion;
 mod delivery;
-mod delivery_order;
 mod dev;
 mod docs;
 mod doctor;

@@ -4,6 +4,7 @@ mod dedup;
 mod kernel;
 mod neighbour;
 mod order;
+mod replies;
 mod upstream;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};

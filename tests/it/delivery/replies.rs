@@ -7,9 +7,8 @@ use aura_whatsapp_operator::sim::{
 };
 use serde_json::{Value, json};
 
+use super::USER;
 use crate::support::{Number, REPLY_KEY, SOON, World};
-
-const USER: &str = "34600000001";
 
 /// Posts a reply as Aura would: with the activity that it answers in the path.
 async fn answers(world: &World, activity: &ReceivedActivity, text: &str) {
