@@ -66,16 +66,16 @@ struct Bridge {
 
 impl Bridge {
     fn start(results: impl IntoIterator<Item = Ended>) -> Self {
-        Self::start_on(Journal::in_memory(), Vec::new(), results)
+        Self::start_on(Journal::in_memory(), &[], results)
     }
 
-    fn start_on(journal: Journal, pending: Vec<Pending>, results: impl IntoIterator<Item = Ended>) -> Self {
+    fn start_on(journal: Journal, pending: &[Pending], results: impl IntoIterator<Item = Ended>) -> Self {
         let script = Arc::new(Script {
             results: Mutex::new(results.into_iter().collect()),
             ..Script::default()
         });
         let accepted = journal.committed();
-        let (runner, handle) = Runner::new(journal.clone(), script.clone(), limits(), &pending, accepted);
+        let (runner, handle) = Runner::new(journal.clone(), script.clone(), limits(), pending, accepted);
         let stop = CancellationToken::new();
         let task = tokio::spawn(runner.run(stop.clone(), Duration::from_secs(1)));
         handle.serves(channel(1), settings());
@@ -291,7 +291,7 @@ async fn what_a_next_run_is_to_know_is_written_down() {
         note: entry.note,
         replayed: entry.replayed,
     };
-    let next = Bridge::start_on(journal, vec![pending], []);
+    let next = Bridge::start_on(journal, &[pending], []);
     next.ended(1).await;
     let (_, attempt, _) = next.script.attempts.lock().unwrap()[0];
     assert_eq!((attempt.number, attempt.uncertain), (3, true));
