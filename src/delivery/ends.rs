@@ -28,10 +28,9 @@ pub(super) fn dead_letter(why: &'static str) -> Outcome {
     }
 }
 
+/// What a person gives up is kept as a dead letter: it may have been the wrong one.
 pub(super) fn dropped() -> Outcome {
-    Outcome::Dropped {
-        reason: reason::DROPPED.to_owned(),
-    }
+    dead_letter(reason::DROPPED)
 }
 
 impl Lanes {

@@ -106,7 +106,9 @@ async fn a_name_that_does_not_resolve_is_trouble_that_passes() {
     world.kernel.user_sends(&number.digits, USER, "hola").unwrap();
     world
         .until("an attempt has failed", async || {
-            world.log("bridge").contains("Aura can't be reached")
+            world
+                .log("bridge")
+                .contains("can't take messages now (unreachable)")
         })
         .await;
     assert_eq!(world.aura.calls().len(), 0);
