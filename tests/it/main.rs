@@ -27,6 +27,7 @@ mod delivery_order;
 mod dev;
 mod docs;
 mod doctor;
+mod doors;
 mod guard;
 mod import;
 mod kstatus;
