@@ -25,6 +25,7 @@ pub mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod telemetry;
+pub mod tls;
 pub mod validate;
 pub mod whatsapp;
 mod words;

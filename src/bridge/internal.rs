@@ -24,6 +24,7 @@ use crate::{
     aura::{Reply, contract},
     convert,
     journal::Appended,
+    server::ClientNames,
 };
 
 /// Why a reply is not taken.
@@ -106,15 +107,17 @@ async fn take(
         .headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
+    let certified = parts.extensions.get::<ClientNames>().cloned().unwrap_or_default();
     // Every environment's credential is compared, so that the time tells nothing.
     let (setup, keys) = (state.setup.load_full(), state.keys.load_full());
     let admitted: Vec<&str> = setup
         .aura
         .iter()
-        .filter_map(|(name, credentials)| credentials.inbound.admits(presented).then_some(name.as_str()))
+        .filter(|(_, credentials)| credentials.inbound.admits(presented, &certified.0))
+        .map(|(name, _)| name.as_str())
         .collect();
     if admitted.is_empty() {
-        return Err(Refusal::Unauthorized.into());
+        return Err(state.unauthorized("internal", &parts).into());
     }
     let conversation = path
         .first()
@@ -130,8 +133,10 @@ async fn take(
     if !public::is_json(&parts.headers) {
         return Err(Refusal::NotJson.into());
     }
-    let patience = setup.installation.bridge.body_timeout();
-    let body = public::read(&parts.headers, body, contract::MAX_REPLY, patience).await?;
+    let limits = &setup.installation.bridge;
+    let (body, _room) = state
+        .read(&parts.headers, body, contract::MAX_REPLY, limits.body_timeout())
+        .await?;
     let activity: Reply = serde_json::from_slice(&body).map_err(|_| Refusal::Malformed)?;
     let named = activity
         .channel_data
@@ -182,11 +187,7 @@ async fn take(
     let now = now_ms();
     let entry = entry::reply(&route.owner(), &reply, body, &keys, now);
     crate::failpoint::at!(ReplyReceived);
-    let appended = state
-        .journal
-        .append(vec![entry])
-        .await
-        .map_err(|error| public::not_kept(&error))?;
+    let appended = state.keep(vec![entry], limits.commit_timeout()).await?;
     crate::failpoint::at!(ReplyKept);
     let (seq, new) = match appended.first() {
         Some(Appended::New(seq)) => (seq.0, 1),

@@ -3,16 +3,22 @@
 //!
 //! `routes` says which channel goes where and `auth` who may call: both pure. `public`, `internal` and `admin` are
 //! the three listeners, `server` is the loop beneath them, `deliver` makes the attempts, `watch` keeps the routes
-//! up to date, `secrets` keeps credentials in memory, `snapshot` keeps the routes across a restart. `messages` is what
-//! people on call use, on loopback alone, and `trail` what happened to the last messages.
+//! up to date, `body` and `keep` read and keep what was sent, `secrets` keeps credentials in memory, `snapshot` keeps the
+//! routes across a restart. `messages` is what people on call use, on loopback alone, and `trail` what happened to the last
+//! messages.
 
 mod auth;
+mod body;
+mod callers;
+mod certificates;
 mod deliver;
 mod entry;
 mod internal;
 mod issued;
+mod keep;
 mod messages;
 mod public;
+mod refusing;
 mod reload;
 mod routes;
 mod run;
@@ -23,6 +29,8 @@ mod trail;
 mod watch;
 
 pub use self::{
+    auth::{Verdict, judge},
+    issued::Issued,
     messages::AuditLog,
     routes::{ChannelView, Route, RouteTable},
     run::{BridgeError, Options, run},

@@ -1,9 +1,6 @@
 //! The public listener: Kernel's webhook calls. Answers 200 only after the call's messages are on disk (Law 1).
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{sync::atomic::Ordering, time::Instant};
 
 use axum::{
     Router,
@@ -13,8 +10,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jiff::Timestamp;
 
 use super::{
@@ -24,7 +19,7 @@ use super::{
     trail::IdDigest,
 };
 use crate::{
-    journal::{AppendError, Appended},
+    journal::Appended,
     kernel::contract::WEBHOOK_CALL_PATH,
     whatsapp::{self, Event},
 };
@@ -47,6 +42,8 @@ pub(super) enum Refusal {
     TooLarge,
     /// 408: the body did not come in time.
     TooSlow,
+    /// 429: too many wrong credentials from one address; how many seconds until it may try again.
+    TooMany(u64),
 }
 
 impl IntoResponse for Refusal {
@@ -58,21 +55,16 @@ impl IntoResponse for Refusal {
             Self::Malformed => (StatusCode::BAD_REQUEST, "not a WhatsApp webhook call\n"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too large\n"),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too slow\n"),
+            Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too many wrong calls\n"),
         };
         let mut response = (status, text).into_response();
-        if self == Self::NotNow {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static(COME_BACK));
-        }
-        // What is left of the body is not read: the connection can't be used again.
-        if matches!(
-            self,
-            Self::TooLarge | Self::TooSlow | Self::Unauthorized | Self::NotJson | Self::NotNow
-        ) {
-            response
-                .headers_mut()
-                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let wait = match self {
+            Self::NotNow => Some(HeaderValue::from_static(COME_BACK)),
+            Self::TooMany(seconds) => Some(seconds.into()),
+            _ => None,
+        };
+        if let Some(wait) = wait {
+            response.headers_mut().insert(header::RETRY_AFTER, wait);
         }
         response
     }
@@ -118,13 +110,15 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
         Verdict::Refused if !state.health.routes_known.load(Ordering::Relaxed) => {
             return Err(Refusal::NotNow);
         }
-        Verdict::Refused => return Err(Refusal::Unauthorized),
+        Verdict::Refused => return Err(state.unauthorized("public", &parts)),
     };
     if !is_json(&parts.headers) {
         return Err(Refusal::NotJson);
     }
     let limits = &setup.installation.bridge;
-    let body = read(&parts.headers, body, limits.max_body_bytes, limits.body_timeout()).await?;
+    let (body, _room) = state
+        .read(&parts.headers, body, limits.max_body_bytes, limits.body_timeout())
+        .await?;
     let events = whatsapp::parse(&body).map_err(|error| {
         tracing::warn!(channel = %route.channel, %error, bytes = body.len(), "a webhook call that can't be read");
         Refusal::Malformed
@@ -158,11 +152,7 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
         .collect();
     let set_aside = entries.iter().filter(|entry| entry.set_aside.is_some()).count();
     crate::failpoint::at!(WebhookReceived);
-    let appended = state
-        .journal
-        .append(entries)
-        .await
-        .map_err(|error| not_kept(&error))?;
+    let appended = state.keep(entries, limits.commit_timeout()).await?;
     let new = appended
         .iter()
         .filter(|one| matches!(one, Appended::New(_)))
@@ -181,17 +171,6 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What an entry that was not made durable means for its sender.
-pub(super) fn not_kept(error: &AppendError) -> Refusal {
-    match error {
-        AppendError::TooLarge => Refusal::TooLarge,
-        error => {
-            tracing::error!(%error, "can't keep a message: its sender is asked to come back");
-            Refusal::NotNow
-        }
-    }
-}
-
 /// Whether the content is declared as JSON: `application/json` or `…+json`, with any parameters.
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let Some(declared) = headers
@@ -207,25 +186,4 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
         .trim()
         .to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
-}
-
-/// Reads a body within a size and a time. A declared size over the limit is refused before anything is read.
-pub(super) async fn read(
-    headers: &HeaderMap,
-    body: Body,
-    limit: usize,
-    patience: Duration,
-) -> Result<Bytes, Refusal> {
-    let declared = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|declared| declared > limit as u64) {
-        return Err(Refusal::TooLarge);
-    }
-    match tokio::time::timeout(patience, Limited::new(body, limit).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge),
-        Ok(Err(_)) => Err(Refusal::Malformed),
-        Err(_) => Err(Refusal::TooSlow),
-    }
 }

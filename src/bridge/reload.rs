@@ -1,11 +1,12 @@
-//! Follows the files that the bridge was started with: the configuration, the credentials that it names, and the
-//! installation key. What can't be used is told once, and the last good one stays in force.
+//! Follows the files that the bridge was started with: the configuration, the credentials that it names, the
+//! listeners' certificates, and the installation key. What can't be used is told once, and the last good one stays in force.
 
 use std::{path::PathBuf, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    certificates::Certificate,
     run::keys,
     state::{Setup, Shared},
 };
@@ -16,11 +17,12 @@ pub(super) struct Reload {
     pub state: Shared,
     pub config: PathBuf,
     pub installation_key: PathBuf,
+    pub certificates: Vec<Certificate>,
 }
 
 impl Reload {
     /// Follows until told to stop.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let mut follow = Follow::new(&self.config, &self.state.setup.load().installation);
         let mut told = Told::default();
         loop {
@@ -29,18 +31,22 @@ impl Reload {
                 () = tokio::time::sleep(EVERY) => {}
             }
             let (state, dir) = (self.state.clone(), self.installation_key.clone());
+            let mut certificates = std::mem::take(&mut self.certificates);
             let looked = tokio::task::spawn_blocking(move || {
+                for certificate in &mut certificates {
+                    certificate.look(&state);
+                }
                 let look = follow.look();
                 let installation = match &look {
                     Look::New(installation) => installation.as_ref().clone(),
                     _ => state.setup.load().installation.clone(),
                 };
-                (follow, look, Setup::new(installation), keys(&dir))
+                (follow, look, Setup::new(installation), keys(&dir), certificates)
             });
-            let Ok((back, look, setup, keys)) = looked.await else {
+            let Ok((back, look, setup, keys, certificates)) = looked.await else {
                 return;
             };
-            follow = back;
+            (follow, self.certificates) = (back, certificates);
             let changed = matches!(look, Look::New(_));
             if let Look::Bad(error) = &look {
                 tracing::error!(%error, "the configuration can't be used; the last good one stays in force");

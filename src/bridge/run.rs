@@ -16,6 +16,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    body,
+    certificates::Certificate,
     deliver::{Deliverer, SharedDeliverer},
     internal,
     messages::{self, Audit, AuditLog, Hands, Office},
@@ -38,8 +40,9 @@ use crate::{
     journal::{self, Journal, Keyring, Surroundings},
     kernel,
     keys::{KeyError, KeyMaterial, Keys},
-    server::{self, Bounds, ListenError, listen},
+    server::{self, Bounds, ListenError, Listening, Throttle, listen},
     telemetry::BridgeMetrics,
+    tls::TlsError,
 };
 
 /// How the bridge is started.
@@ -65,7 +68,10 @@ pub struct Options {
     pub messages: SocketAddr,
     /// Where their changes are told of.
     pub audit_log: AuditLog,
-    /// How long what is under way may take when the bridge is stopped.
+    /// How long the bridge goes on when it is told to stop, while its readiness says so and each answer closes its
+    /// connection: until nobody sends new calls here any more.
+    pub drain: Duration,
+    /// How long what is under way may take after that.
     pub grace: Duration,
 }
 
@@ -83,6 +89,9 @@ pub enum BridgeError {
     /// A credential's file can't be used.
     #[error(transparent)]
     Credential(#[from] CredentialError),
+    /// A listener's certificate can't be used.
+    #[error(transparent)]
+    Certificate(#[from] TlsError),
     /// The journal does not open.
     #[error("the journal in {path}: {source}")]
     Journal {
@@ -137,6 +146,8 @@ pub async fn run(
     let keys = keys(&options.installation_key)?;
     let setup = Setup::new(options.installation.clone())?;
     let limits = options.installation.bridge.clone();
+    let public_certificate = Certificate::open("public", limits.tls.public.as_ref())?;
+    let internal_certificate = Certificate::open("internal", limits.tls.internal.as_ref())?;
     let journal_dir = options.data_dir.join("journal");
     let journal_options = journal::Options {
         max_bytes: limits.journal_max_bytes,
@@ -196,6 +207,14 @@ pub async fn run(
         health,
         watches,
         trail: Mutex::default(),
+        journal_max_bytes: limits.journal_max_bytes,
+        bodies: body::room(),
+        throttle: limits
+            .trusted_proxies
+            .is_some()
+            .then(|| Mutex::new(Throttle::per_minute(limits.auth_failures_per_minute))),
+        trusted_proxies: limits.trusted_proxies(),
+        client_header: limits.client_address_header,
     });
     let deliverer: SharedDeliverer = Arc::new(Deliverer {
         state: state.clone(),
@@ -234,10 +253,7 @@ pub async fn run(
         listen(options.admin).await?,
         listen(options.messages).await?,
     );
-    let bounds = Bounds {
-        connections: limits.max_connections,
-        header_timeout: limits.header_timeout(),
-    };
+    let bounds = limits.bounds();
     let office = Office {
         state: state.clone(),
         desk: Hands {
@@ -258,57 +274,81 @@ pub async fn run(
 
     let grace = options.grace;
     let admin_stop = CancellationToken::new();
-    let admin = tokio::spawn(server::serve(
-        admin_listener,
+    let admin = Listening {
+        listener: admin_listener,
         // What is stuck in a bridge ends it: see `Parts`.
-        admin::router(registry, Arc::new(|| None), readiness(&state), refresh(&state)),
-        Bounds {
-            connections: 64,
-            ..bounds
-        },
-        admin_stop.clone(),
-        Duration::from_secs(1),
-    ));
+        app: admin::router(registry, Arc::new(|| None), readiness(&state), refresh(&state)),
+        bounds: Bounds::default(),
+        trusted: None,
+        tls: None,
+        metrics: state.metrics.listeners.of("admin"),
+    };
+    let admin_end = server::Stop::at_once(admin_stop.clone(), Duration::from_secs(1));
+    let admin = tokio::spawn(admin.serve(admin_end));
+    let halt = CancellationToken::new();
+    let listeners_end = server::Stop {
+        draining: state.health.draining.clone(),
+        halt: halt.clone(),
+        grace,
+    };
     // All stop taking on work at once, within one grace: what is accepted in that time is on disk for the next start.
     let mut parts = Parts::default();
-    let (public, internal) = (public::router(state.clone()), internal::router(state.clone()));
-    parts.spawn("delivery", runner.run(stop.clone(), grace));
+    let public = Listening {
+        listener: public_listener,
+        app: public::router(state.clone()),
+        bounds,
+        trusted: limits.trusted_proxies(),
+        tls: tls_of(public_certificate.as_ref()),
+        metrics: state.metrics.listeners.of("public"),
+    };
+    let internal = Listening {
+        listener: internal_listener,
+        app: internal::router(state.clone()),
+        bounds,
+        // Aura's own pods, few and known.
+        trusted: None,
+        tls: tls_of(internal_certificate.as_ref()),
+        metrics: state.metrics.listeners.of("internal"),
+    };
+    parts.spawn("delivery", runner.run(halt.clone(), grace));
     let reload = Reload {
         state: state.clone(),
         config: options.config.clone(),
         installation_key: options.installation_key.clone(),
+        certificates: public_certificate
+            .into_iter()
+            .chain(internal_certificate)
+            .inspect(|certificate| certificate.show(&state))
+            .collect(),
     };
-    parts.spawn("reload", reload.run(stop.clone()));
-    parts.spawn("watch", watch.run(snapshot, stop.clone()));
-    parts.spawn(
-        "public listener",
-        server::serve(public_listener, public, bounds, stop.clone(), grace),
-    );
-    parts.spawn(
-        "internal listener",
-        server::serve(internal_listener, internal, bounds, stop.clone(), grace),
-    );
-    let few = Bounds {
-        connections: 16,
-        ..bounds
+    parts.spawn("reload", reload.run(halt.clone()));
+    parts.spawn("watch", watch.run(snapshot, halt.clone()));
+    parts.spawn("public listener", public.serve(listeners_end.clone()));
+    parts.spawn("internal listener", internal.serve(listeners_end.clone()));
+    let messages = Listening {
+        listener: messages_listener,
+        app: messages::router(office),
+        bounds: Bounds {
+            connections: 16,
+            ..Bounds::default()
+        },
+        trusted: None,
+        tls: None,
+        metrics: state.metrics.listeners.of("messages"),
     };
-    parts.spawn(
-        "messages listener",
-        server::serve(
-            messages_listener,
-            messages::router(office),
-            few,
-            stop.clone(),
-            grace,
-        ),
-    );
+    parts.spawn("messages listener", messages.serve(listeners_end));
+    let told = async {
+        stop.cancelled().await;
+        state.health.draining.store(true, Ordering::Relaxed);
+        tracing::info!(seconds = options.drain.as_secs(), "draining");
+        tokio::time::sleep(options.drain).await;
+    };
     let ended = tokio::select! {
-        () = stop.cancelled() => None,
-        // A part that ends because it was told to has not ended on its own, whichever of the two is seen first.
-        part = parts.next() => part.filter(|_| !stop.is_cancelled()),
+        () = told => None,
+        part = parts.next() => part,
     };
     state.health.draining.store(true, Ordering::Relaxed);
-    stop.cancel();
+    halt.cancel();
     while parts.next().await.is_some() {}
     journal.close().await;
     admin_stop.cancel();
@@ -321,6 +361,10 @@ pub async fn run(
             Ok(())
         }
     }
+}
+
+fn tls_of(certificate: Option<&Certificate>) -> Option<Arc<server::Tls>> {
+    certificate.map(|certificate| certificate.tls.clone())
 }
 
 /// The tasks that make up the bridge, by name.
@@ -351,7 +395,7 @@ impl Parts {
 
 fn readiness(state: &Arc<State>) -> admin::Readiness {
     let state = state.clone();
-    Arc::new(move || state.health.missing())
+    Arc::new(move || state.missing())
 }
 
 fn refresh(state: &Arc<State>) -> Arc<dyn Fn() + Send + Sync> {

@@ -10,9 +10,14 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{sync::Notify, time::Instant};
+use ipnet::IpNet;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 
 use super::{
+    refusing::Refusing,
     routes::{Route, RouteTable},
     secrets::Secrets,
     trail::{IdDigest, Trail, What},
@@ -23,6 +28,7 @@ use crate::{
     config::{Credential, CredentialError, Installation},
     journal::{Appended, Journal},
     keys::Keys,
+    server::{ClientHeader, Throttle},
     telemetry::BridgeMetrics,
 };
 
@@ -44,6 +50,16 @@ pub(super) struct State {
     pub watches: Watches,
     /// What happened to the last messages.
     pub trail: Mutex<Trail>,
+    /// The journal's limit, in bytes.
+    pub journal_max_bytes: u64,
+    /// The room for all bodies that are being read or kept.
+    pub bodies: Arc<Semaphore>,
+    /// Wrong credentials by address, where addresses are known.
+    pub throttle: Option<Mutex<Throttle>>,
+    /// The proxies in front; `None` where nothing is known of them.
+    pub trusted_proxies: Option<Vec<IpNet>>,
+    /// The header in which they tell for whom they ask.
+    pub client_header: ClientHeader,
 }
 
 impl State {
@@ -134,7 +150,9 @@ pub(super) struct Health {
     /// The API server does not know the resource.
     pub definition_missing: AtomicBool,
     /// The bridge is stopping: no new calls, please.
-    pub draining: AtomicBool,
+    pub draining: Arc<AtomicBool>,
+    /// Messages that the journal did not take.
+    pub refusing: Mutex<Refusing>,
 }
 
 impl Health {

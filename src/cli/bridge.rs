@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Common, runtime, signals};
 use crate::{
@@ -40,7 +41,11 @@ pub(super) struct Bridge {
     /// Where changes by `messages` are told of, a JSON line each: a file, stdout, or log for the log's target audit
     #[arg(long, value_name = "FILE|stdout|log", default_value = "log")]
     audit_log: PathBuf,
-    /// How many seconds calls and deliveries under way may take when the bridge is stopped
+    /// How many seconds the bridge goes on taking calls when it is told to stop, while its readiness says so and each
+    /// answer closes its connection: until nobody sends new calls here any more
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    drain: u64,
+    /// How many seconds calls and deliveries under way may take after that
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     grace: u64,
 }
@@ -48,6 +53,7 @@ pub(super) struct Bridge {
 impl Bridge {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let installation = self.common.start()?;
+        raise_open_files();
         runtime()?.block_on(async move {
             let stop = signals::stop_token().context("can't listen to signals")?;
             let (client, watches) = cluster::watching_client(self.common.kubeconfig.as_deref()).await?;
@@ -66,9 +72,23 @@ impl Bridge {
                     Some("stdout") => AuditLog::Stdout,
                     _ => AuditLog::File(self.audit_log),
                 },
+                drain: Duration::from_secs(self.drain),
                 grace: Duration::from_secs(self.grace),
             };
             Ok(bridge::run(client, watches, options, stop).await?)
         })
+    }
+}
+
+/// Each connection is an open file, and the usual limit is 1,024. The hard limit is what the machine's owner allows; the
+/// soft one is for programs that use `select`, which this one does not.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, open_files = limit.current, "can't raise the limit of open files");
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use url::Url;
 
-use super::{CredentialSource, Environment, Installation};
+use super::{CredentialSource, Environment, Installation, Mtls};
 use crate::api::{ChannelDefaults, Period};
 
 /// How many calls at once there may be for each call a second.
@@ -31,7 +32,10 @@ pub(super) fn problems(installation: &Installation) -> Vec<String> {
     let bridge = &installation.bridge;
     for (field, value) in [
         ("headerTimeout", &bridge.header_timeout),
+        ("idleTimeout", &bridge.idle_timeout),
+        ("writeTimeout", &bridge.write_timeout),
         ("bodyTimeout", &bridge.body_timeout),
+        ("commitTimeout", &bridge.commit_timeout),
         ("retryFirst", &bridge.retry_first),
         ("retryLongest", &bridge.retry_longest),
     ] {
@@ -40,6 +44,9 @@ pub(super) fn problems(installation: &Installation) -> Vec<String> {
     for (field, value) in [
         ("maxBodyBytes", bridge.max_body_bytes),
         ("maxConnections", bridge.max_connections),
+        ("connectionsPerAddress", bridge.connections_per_address),
+        ("requestsPerConnection", bridge.requests_per_connection as usize),
+        ("authFailuresPerMinute", bridge.auth_failures_per_minute as usize),
         ("channelConcurrency", bridge.channel_concurrency),
         ("deliveryConcurrency", bridge.delivery_concurrency),
         ("deliveryAttempts", bridge.delivery_attempts as usize),
@@ -48,6 +55,18 @@ pub(super) fn problems(installation: &Installation) -> Vec<String> {
             problems.push(format!("bridge.{field}: must be at least 1"));
         }
     }
+    for network in bridge.trusted_proxies.iter().flatten() {
+        // With bits beyond the prefix it is an address that somebody took for a network.
+        let is_one = network
+            .parse::<IpNet>()
+            .is_ok_and(|network| network.trunc() == network);
+        if !is_one {
+            problems.push(format!(
+                "bridge.trustedProxies: {network:?} is no network: write 10.0.0.0/8, or 10.0.0.1/32 for one address"
+            ));
+        }
+    }
+    tls_problems(installation, &mut problems);
     if bridge.max_body_bytes > MAX_BODY {
         problems.push(format!("bridge.maxBodyBytes: must be at most {MAX_BODY}"));
     }
@@ -92,12 +111,16 @@ fn environment_problems(path: &str, environment: &Environment, problems: &mut Ve
         ("outboundAuth", &environment.aura.outbound_auth),
         ("inboundAuth", &environment.aura.inbound_auth),
     ] {
-        credential(
-            &format!("{path}.aura.{field}"),
-            auth,
-            environment.insecure,
-            problems,
-        );
+        let path = format!("{path}.aura.{field}");
+        credential(&path, auth, environment.insecure, problems);
+        if let Some(mtls) = &auth.mtls {
+            certificate(&format!("{path}.mtls"), field == "inboundAuth", mtls, problems);
+        }
+    }
+    if environment.aura.outbound_auth.mtls.is_some() && environment.aura.messages_url.scheme() != "https" {
+        problems.push(format!(
+            "{path}.aura.outboundAuth.mtls: messagesUrl must be an https URL, or no certificate is shown to anybody"
+        ));
     }
     positive(
         &format!("{path}.kernel.timeout"),
@@ -230,7 +253,70 @@ fn credential(path: &str, source: &CredentialSource, insecure: bool, problems: &
             ));
         }
         1 => {}
-        _ => problems.push(format!("{path}: name exactly one of apiKeyFile and bearerFile")),
+        _ => problems.push(format!(
+            "{path}: name exactly one of apiKeyFile, bearerFile and mtls"
+        )),
+    }
+}
+
+/// A certificate as a credential: by name where it is the other side's, by its files where it is ours.
+fn certificate(path: &str, inbound: bool, mtls: &Mtls, problems: &mut Vec<String>) {
+    let files = [&mtls.cert_file, &mtls.key_file, &mtls.ca_file];
+    if inbound {
+        if mtls.name.as_ref().is_none_or(|name| name.trim().is_empty()) {
+            problems.push(format!(
+                "{path}.name: name the DNS name or URI in Aura's certificate: anybody's that the CA signed would do else"
+            ));
+        }
+        if files.iter().any(|file| file.is_some()) {
+            problems.push(format!(
+                "{path}: the CA of Aura's certificate is bridge.tls.internal.clientCaFile; only a name belongs here"
+            ));
+        }
+    } else {
+        if mtls.cert_file.is_none() || mtls.key_file.is_none() {
+            problems.push(format!(
+                "{path}: name certFile and keyFile, the bridge's own certificate and key"
+            ));
+        }
+        if mtls.name.is_some() {
+            problems.push(format!(
+                "{path}.name: Aura's certificate is held against the host of messagesUrl; leave it out"
+            ));
+        }
+    }
+}
+
+/// The listeners' certificates, and what they are needed for.
+fn tls_problems(installation: &Installation, problems: &mut Vec<String>) {
+    let tls = &installation.bridge.tls;
+    if tls
+        .public
+        .as_ref()
+        .is_some_and(|files| files.client_ca_file.is_some())
+    {
+        problems.push(
+            "bridge.tls.public.clientCaFile: Kernel shows no certificate; it belongs to bridge.tls.internal"
+                .to_owned(),
+        );
+    }
+    let asks = tls
+        .internal
+        .as_ref()
+        .is_some_and(|files| files.client_ca_file.is_some());
+    for (name, environment) in &installation.environments {
+        if environment.aura.inbound_auth.mtls.is_some() && !asks {
+            problems.push(format!(
+                "environments.{name}.aura.inboundAuth.mtls: set bridge.tls.internal with a clientCaFile: nobody is asked \
+                 for a certificate else"
+            ));
+        }
+        let scheme = environment.aura.reply_url.scheme();
+        if tls.internal.is_some() && scheme == "http" {
+            problems.push(format!(
+                "environments.{name}.aura.replyUrl: must be an https URL where bridge.tls.internal is set"
+            ));
+        }
     }
 }
 

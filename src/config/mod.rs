@@ -10,15 +10,22 @@ mod credential;
 pub mod follow;
 mod strict;
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use serde::Deserialize;
 use url::Url;
 
-pub use self::credential::{Credential, CredentialError, CredentialSource};
+pub use self::credential::{Credential, CredentialError, CredentialSource, Identity, Mtls};
 use crate::{
     api::{ApiVersion, ChannelDefaults, KeyRef, Period, WebhookMode, WhatsAppChannelSpec},
     kernel::contract,
+    server::{Bounds, ClientHeader},
+    tls::Files,
     yaml::{self, Position},
 };
 
@@ -168,6 +175,40 @@ pub enum Held {
     Delivery,
 }
 
+/// The listeners' certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct BridgeTls {
+    /// That of the public listener.
+    pub public: Option<TlsFiles>,
+    /// That of the internal listener.
+    pub internal: Option<TlsFiles>,
+}
+
+/// The files of a certificate, such as a mounted Secret of type `kubernetes.io/tls` has. Read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The certificate in PEM, those that signed it after it.
+    pub cert_file: PathBuf,
+    /// Its key in PEM.
+    pub key_file: PathBuf,
+    /// The certificates of those who sign clients' certificates; on the internal listener.
+    #[serde(default)]
+    pub client_ca_file: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// For reading them.
+    pub fn files(&self) -> Files<'_> {
+        Files {
+            certificate: &self.cert_file,
+            key: &self.key_file,
+            ca: self.client_ca_file.as_deref(),
+        }
+    }
+}
+
 /// The bridge's limits. Each has a default that suits a pod of 1 GiB.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -176,10 +217,29 @@ pub struct BridgeLimits {
     pub max_body_bytes: usize,
     /// Connections at once on one listener. Default 4096.
     pub max_connections: usize,
+    /// Connections at once of one address on the public listener, where `trusted_proxies` is set. Default 256.
+    pub connections_per_address: usize,
+    /// Requests on one connection before it is closed. Default 10,000.
+    pub requests_per_connection: u32,
     /// How long a client may take to send its request's headers. Default 10s.
     pub header_timeout: Period,
+    /// How long a connection is kept that nothing is asked of. Default 75s: longer than proxies usually keep theirs.
+    pub idle_timeout: Period,
+    /// How long a client may take nothing of its answer. Default 20s.
+    pub write_timeout: Period,
     /// How long a client may take to send its request's body. Default 20s.
     pub body_timeout: Period,
+    /// How long a message may take to become durable before its sender is asked to come back. Default 2s.
+    pub commit_timeout: Period,
+    /// The networks of the proxies in front of the listeners, such as `10.0.0.0/8`. Not set: it is not known who is in
+    /// front, and nothing is limited by address. Empty: nobody is, clients connect themselves.
+    pub trusted_proxies: Option<Vec<String>>,
+    /// The header in which these proxies tell for whom they ask. Default X-Forwarded-For.
+    pub client_address_header: ClientHeader,
+    /// Calls with a wrong credential that one address may make in a minute, where `trusted_proxies` is set. Default 60.
+    pub auth_failures_per_minute: u32,
+    /// The listeners' certificates. None: TLS ends in front of the bridge.
+    pub tls: BridgeTls,
     /// Bytes the journal may take on disk. Default 4 GiB. Beyond it new messages are answered 503.
     pub journal_max_bytes: u64,
     /// Deliveries under way at once for one channel and direction. Default 16.
@@ -202,8 +262,17 @@ impl Default for BridgeLimits {
         Self {
             max_body_bytes: 4 << 20,
             max_connections: 4096,
+            connections_per_address: 256,
+            requests_per_connection: 10_000,
             header_timeout: Period::seconds(10),
+            idle_timeout: Period::seconds(75),
+            write_timeout: Period::seconds(20),
             body_timeout: Period::seconds(20),
+            commit_timeout: Period::seconds(2),
+            trusted_proxies: None,
+            client_address_header: ClientHeader::XForwardedFor,
+            auth_failures_per_minute: 60,
+            tls: BridgeTls::default(),
             journal_max_bytes: 4 << 30,
             channel_concurrency: 16,
             delivery_concurrency: 1024,
@@ -371,9 +440,28 @@ impl KernelSettings {
 }
 
 impl BridgeLimits {
-    /// How long a client may take to send its request's headers.
-    pub fn header_timeout(&self) -> Duration {
-        self.header_timeout.parse().unwrap_or(Duration::from_secs(10))
+    /// The bounds of a listener.
+    pub fn bounds(&self) -> Bounds {
+        let or = |period: &Period, default| period.parse().unwrap_or(Duration::from_secs(default));
+        Bounds {
+            connections: self.max_connections,
+            connections_per_address: self.connections_per_address,
+            header_timeout: or(&self.header_timeout, 10),
+            idle_timeout: or(&self.idle_timeout, 75),
+            write_timeout: or(&self.write_timeout, 20),
+            requests: self.requests_per_connection,
+        }
+    }
+
+    /// How long a message may take to become durable.
+    pub fn commit_timeout(&self) -> Duration {
+        self.commit_timeout.parse().unwrap_or(Duration::from_secs(2))
+    }
+
+    /// The networks of the proxies in front; `None` where nothing is known of them.
+    pub fn trusted_proxies(&self) -> Option<Vec<IpNet>> {
+        let proxies = self.trusted_proxies.as_ref()?.iter();
+        Some(proxies.filter_map(|network| network.parse().ok()).collect())
     }
 
     /// How long a client may take to send its request's body.
@@ -529,6 +617,120 @@ environments:
                 .to_string();
             assert!(error.contains(field), "{from} -> {to}: {error}");
             assert!(error.contains("line "), "{from} -> {to}: {error}");
+        }
+    }
+
+    #[test]
+    fn certificates_and_proxies_are_checked_and_each_message_says_what_to_write() {
+        let with = |inbound: &str, reply: &str, bridge: &str| {
+            let text = GOOD
+                .replace("{bearerFile: /etc/aura/in}", inbound)
+                .replace("http://bridge.aura:8081", reply);
+            match Installation::parse(&format!("{text}bridge: {{{bridge}}}\n"), "c") {
+                Ok(_) => String::new(),
+                Err(error) => error.to_string(),
+            }
+        };
+        let (key, plain, tls) = ("{bearerFile: /etc/aura/in}", "http://b:1", "https://b:1");
+        let internal = "tls: {internal: {certFile: /c, keyFile: /k, clientCaFile: /ca}}";
+        assert_eq!(with(key, tls, internal), "");
+        assert_eq!(with("{mtls: {name: aura.example}}", tls, internal), "");
+        assert_eq!(with(key, plain, "tls: {public: {certFile: /c, keyFile: /k}}"), "");
+        assert_eq!(with(key, plain, "trustedProxies: []"), "");
+        assert_eq!(
+            with(
+                key,
+                plain,
+                "trustedProxies: [10.0.0.0/8, \"fd00::/8\", 192.0.2.1/32]"
+            ),
+            ""
+        );
+        for (inbound, reply, bridge, told) in [
+            (
+                "{mtls: {}}",
+                tls,
+                internal,
+                "aura.inboundAuth.mtls.name: name the DNS name",
+            ),
+            (
+                "{mtls: {name: a, certFile: /x}}",
+                tls,
+                internal,
+                "clientCaFile; only a name belongs here",
+            ),
+            (
+                "{mtls: {name: a}}",
+                plain,
+                "",
+                "inboundAuth.mtls: set bridge.tls.internal with a clientCaFile",
+            ),
+            (
+                "{mtls: {name: a}, bearerFile: /x}",
+                tls,
+                internal,
+                "exactly one of apiKeyFile, bearerFile and mtls",
+            ),
+            (key, plain, internal, "aura.replyUrl: must be an https URL"),
+            (key, plain, "tls: {public: {certFile: /c}}", "keyFile"),
+            (
+                key,
+                plain,
+                "tls: {public: {certFile: /c, keyFile: /k, clientCaFile: /ca}}",
+                "bridge.tls.public.clientCaFile: Kernel shows no certificate",
+            ),
+            (
+                key,
+                plain,
+                "trustedProxies: [10.0.0.1]",
+                "\"10.0.0.1\" is no network: write 10.0.0.0/8",
+            ),
+            (key, plain, "trustedProxies: [10.0.0.1/8]", "is no network"),
+            (key, plain, "trustedProxies: [ingress]", "is no network"),
+            (key, plain, "clientAddressHeader: X-Real-IP", "X-Forwarded-For"),
+            (
+                key,
+                plain,
+                "commitTimeout: 0s",
+                "bridge.commitTimeout: must be more than nothing",
+            ),
+            (
+                key,
+                plain,
+                "requestsPerConnection: 0",
+                "bridge.requestsPerConnection: must be at least 1",
+            ),
+        ] {
+            let error = with(inbound, reply, bridge);
+            assert!(error.contains(told), "{inbound} {bridge}: {error}");
+        }
+        let outbound = |auth: &str, url: &str| {
+            let text = GOOD
+                .replace("{apiKeyFile: /etc/aura/out}", auth)
+                .replace("https://aura.example/messages", url)
+                .replace("    namespaces:", "    insecure: true\n    namespaces:");
+            Installation::parse(&text, "c").map_or_else(|error| error.to_string(), |_| String::new())
+        };
+        let whole = "{mtls: {certFile: /c, keyFile: /k, caFile: /ca}}";
+        assert_eq!(outbound(whole, "https://aura.example/messages"), "");
+        for (auth, url, told) in [
+            (
+                whole,
+                "http://aura.example/messages",
+                "messagesUrl must be an https URL",
+            ),
+            (
+                "{mtls: {certFile: /c}}",
+                "https://a/m",
+                "name certFile and keyFile",
+            ),
+            (
+                "{mtls: {certFile: /c, keyFile: /k, name: a}}",
+                "https://a/m",
+                "held against the host of messagesUrl",
+            ),
+        ] {
+            let error = outbound(auth, url);
+            assert!(error.contains(told), "{auth}: {error}");
         }
     }
 

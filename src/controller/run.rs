@@ -28,7 +28,7 @@ use crate::{
     },
     delivery::backoff::Backoff,
     kernel,
-    server::{self, Bounds, ListenError, listen},
+    server::{self, Bounds, ListenError, Listening, listen},
     telemetry::ControllerMetrics,
 };
 
@@ -113,19 +113,18 @@ pub async fn run(
             Arc::new(move || missing.load().as_ref().clone()),
         )
     };
-    let bounds = Bounds {
-        connections: 64,
-        header_timeout: Duration::from_secs(10),
-    };
     let admin_stop = CancellationToken::new();
     let refresh = refresh(channels.clone(), watches);
-    let admin = tokio::spawn(server::serve(
+    let listening = Listening {
         listener,
-        admin::router(registry, healthy, ready, refresh),
-        bounds,
-        admin_stop.clone(),
-        Duration::from_secs(1),
-    ));
+        app: admin::router(registry, healthy, ready, refresh),
+        bounds: Bounds::default(),
+        trusted: None,
+        tls: None,
+        metrics: metrics.listeners.of("admin"),
+    };
+    let admin_end = server::Stop::at_once(admin_stop.clone(), Duration::from_secs(1));
+    let admin = tokio::spawn(listening.serve(admin_end));
     tracing::info!(admin = %options.admin, "listening");
 
     let mut result = Ok(());

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jiff::{Timestamp, fmt::rfc2822};
-use reqwest::{Client, Response, header::HeaderMap};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Response, header::HeaderMap};
+
+use crate::tls::Contents;
 
 /// Bounds for a `Retry-After` that we honour: a peer can neither make us hammer it nor stop us for a day.
 const RETRY_AFTER: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -15,6 +17,22 @@ const RETRY_AFTER: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..
 /// # Errors
 /// When TLS can't be set up.
 pub fn client(connect_timeout: Duration) -> Result<Client, reqwest::Error> {
+    builder(connect_timeout).build()
+}
+
+/// The same, with a certificate of its own, and with those who may have signed the other side's where they are named.
+///
+/// # Errors
+/// When TLS can't be set up with these.
+pub fn client_with(connect_timeout: Duration, contents: &Contents) -> Result<Client, reqwest::Error> {
+    let mut builder = builder(connect_timeout).identity(Identity::from_pem(&contents.identity())?);
+    if let Some(ca) = contents.ca() {
+        builder = builder.tls_certs_only(Certificate::from_pem_bundle(ca)?);
+    }
+    builder.build()
+}
+
+fn builder(connect_timeout: Duration) -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("aura-whatsapp-operator/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
@@ -22,7 +40,6 @@ pub fn client(connect_timeout: Duration) -> Result<Client, reqwest::Error> {
         .pool_idle_timeout(Duration::from_secs(4))
         .pool_max_idle_per_host(32)
         .tcp_nodelay(true)
-        .build()
 }
 
 /// Makes ring the process's TLS provider. More than one call is fine.

@@ -3,6 +3,7 @@
 
 pub mod apiproxy;
 pub mod aura;
+pub mod certificates;
 pub mod controlplane;
 pub mod dev;
 pub mod fault;

@@ -40,6 +40,19 @@ pub struct ByOutcome {
     outcome: &'static str,
 }
 
+/// Why the journal did not take something.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByReason {
+    reason: &'static str,
+}
+
+/// A listener, and how a wrong credential was answered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByFailure {
+    listener: &'static str,
+    answer: &'static str,
+}
+
 /// Of channels, or of environments.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OfKind {
@@ -56,6 +69,10 @@ pub struct BridgeMetrics {
     attempts: Family<ByOutcome, Counter>,
     settled: Family<ByOutcome, Counter>,
     ack_seconds: Histogram,
+    not_kept: Family<ByReason, Counter>,
+    auth_failures: Family<ByFailure, Counter>,
+    certificate_expiry: Family<ByListener, Gauge>,
+    certificate_stale: Family<ByListener, Gauge>,
     overtakes: Family<ByChannel, Counter>,
     held_conversations: Gauge,
     circuits_open: Family<OfKind, Gauge>,
@@ -70,6 +87,8 @@ pub struct BridgeMetrics {
     pub watches: WatchMetrics,
     /// How the configuration's file is followed.
     pub config: ConfigMetrics,
+    /// The listeners' connections.
+    pub listeners: ListenersMetrics,
 }
 
 /// The controller's metrics.
@@ -96,6 +115,8 @@ pub struct ControllerMetrics {
     last_event: Family<ByWatch, Gauge>,
     /// Whether the watches stand.
     pub watches: WatchMetrics,
+    /// The listeners' connections.
+    pub listeners: ListenersMetrics,
 }
 
 /// Whether the watches of the API server stand; both roles have these.
@@ -131,6 +152,83 @@ fn kind(plural: &str) -> &'static str {
         "whatsappchannels" => "WhatsAppChannel",
         "secrets" => "Secret",
         _ => "other",
+    }
+}
+
+/// The listeners' connections; both roles have these.
+#[derive(Clone, Default)]
+pub struct ListenersMetrics {
+    open: Family<ByListener, Gauge>,
+    closed: Family<ByEnd, Counter>,
+}
+
+/// The connections of one listener.
+#[derive(Clone)]
+pub struct ListenerMetrics {
+    listener: &'static str,
+    open: Gauge,
+    closed: Family<ByEnd, Counter>,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByListener {
+    listener: &'static str,
+}
+
+/// A listener, and why it closed a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByEnd {
+    listener: &'static str,
+    reason: &'static str,
+}
+
+impl ListenersMetrics {
+    fn register(&self, inner: &mut Inner) {
+        inner.register("connections", "Open connections of a listener", self.open.clone());
+        inner.register(
+            "connections_closed",
+            "Connections that a listener ended, and why",
+            self.closed.clone(),
+        );
+    }
+
+    /// Those of one listener.
+    pub fn of(&self, listener: &'static str) -> ListenerMetrics {
+        ListenerMetrics {
+            listener,
+            open: self.open.get_or_create(&ByListener { listener }).clone(),
+            closed: self.closed.clone(),
+        }
+    }
+}
+
+impl ListenerMetrics {
+    /// So many more are open.
+    pub fn opened(&self, by: i64) {
+        self.open.inc_by(by);
+    }
+
+    /// So many were ended for this reason.
+    pub fn closed_by(&self, reason: &'static str, connections: usize) {
+        let labels = ByEnd {
+            listener: self.listener,
+            reason,
+        };
+        self.closed.get_or_create(&labels).inc_by(connections as u64);
+    }
+
+    /// How many are open.
+    #[cfg(test)]
+    pub fn opened_now(&self) -> i64 {
+        self.open.get()
+    }
+
+    /// How many were ended for this reason.
+    #[cfg(test)]
+    pub fn closed_so_far(&self, reason: &'static str) -> u64 {
+        let listener = self.listener;
+        self.closed.get_or_create(&ByEnd { listener, reason }).get()
     }
 }
 
@@ -239,6 +337,10 @@ impl BridgeMetrics {
             attempts: Family::default(),
             settled: Family::default(),
             ack_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            not_kept: Family::default(),
+            auth_failures: Family::default(),
+            certificate_expiry: Family::default(),
+            certificate_stale: Family::default(),
             overtakes: Family::default(),
             held_conversations: Gauge::default(),
             circuits_open: Family::default(),
@@ -247,6 +349,7 @@ impl BridgeMetrics {
             pending: Gauge::default(),
             journal_bytes: Gauge::default(),
             watches: WatchMetrics::default(),
+            listeners: ListenersMetrics::default(),
             config: ConfigMetrics::default(),
         };
         let mut inner = registry();
@@ -269,6 +372,26 @@ impl BridgeMetrics {
             "ack_duration_seconds",
             "From a webhook call's arrival to its answer",
             m.ack_seconds,
+        );
+        inner.register(
+            "journal_refusals",
+            "Calls that were answered 503 because their messages were not made durable",
+            m.not_kept,
+        );
+        inner.register(
+            "auth_failures",
+            "Calls with a wrong credential, and whether their address had made too many",
+            m.auth_failures,
+        );
+        inner.register(
+            "tls_certificate_expiry_timestamp_seconds",
+            "When the certificate in force expires, in seconds since 1970",
+            m.certificate_expiry,
+        );
+        inner.register(
+            "tls_certificate_stale",
+            "1: the certificate's files can't be used, and the last good pair is in force",
+            m.certificate_stale,
         );
         inner.register(
             "reply_overtakes",
@@ -294,6 +417,7 @@ impl BridgeMetrics {
         );
         inner.register("journal_bytes", "Size of the journal on disk", m.journal_bytes);
         m.watches.register(&mut inner);
+        m.listeners.register(&mut inner);
         m.config.register(&mut inner);
         (metrics, Registry(Arc::new(inner)))
     }
@@ -302,6 +426,28 @@ impl BridgeMetrics {
     pub fn webhook_answered(&self, code: u16, seconds: f64) {
         self.webhook_requests.get_or_create(&ByCode { code }).inc();
         self.ack_seconds.observe(seconds);
+    }
+
+    /// The certificate in force of a listener, and whether its files can be used.
+    pub fn certificate(&self, listener: &'static str, expires: i64, stale: bool) {
+        let labels = ByListener { listener };
+        self.certificate_expiry.get_or_create(&labels).set(expires);
+        self.certificate_stale
+            .get_or_create(&labels)
+            .set(i64::from(stale));
+    }
+
+    /// What a call sent did not become durable.
+    pub fn not_kept(&self, reason: &'static str) {
+        self.not_kept.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// A call came with a wrong credential; `limited` when its address had made too many.
+    pub fn auth_failed(&self, listener: &'static str, limited: bool) {
+        let answer = if limited { "limited" } else { "refused" };
+        self.auth_failures
+            .get_or_create(&ByFailure { listener, answer })
+            .inc();
     }
 
     /// Messages of a routed channel were taken: `new` of them for the first time.
@@ -389,6 +535,7 @@ impl ControllerMetrics {
             leader: Gauge::default(),
             last_event: Family::default(),
             watches: WatchMetrics::default(),
+            listeners: ListenersMetrics::default(),
         };
         let mut inner = registry();
         let m = metrics.clone();
@@ -446,6 +593,7 @@ impl ControllerMetrics {
             m.last_event,
         );
         m.watches.register(&mut inner);
+        m.listeners.register(&mut inner);
         inner.register_collector(channels);
         (metrics, Registry(Arc::new(inner)))
     }

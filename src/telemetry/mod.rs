@@ -5,5 +5,5 @@ mod metrics;
 
 pub use self::{
     logs::{LogFormat, init},
-    metrics::{BridgeMetrics, ControllerMetrics, Registry},
+    metrics::{BridgeMetrics, ControllerMetrics, ListenerMetrics, ListenersMetrics, Registry},
 };

@@ -738,6 +738,20 @@ async fn values_are_checked() {
             "environments.es-pro.aura.inboundAuth.bearerFile: must be",
         ),
         (
+            Render::example(SMALL).set(
+                "bridge.limits",
+                &json!({"tls": {"public": {"certFile": "/tls.crt", "keyFile": "/tls.key"}}}),
+            ),
+            "bridge.limits.tls.public.certFile: must be",
+        ),
+        (
+            Render::example(SMALL).set(
+                &format!("{environment}.aura.outboundAuth"),
+                &json!({"mtls": {"certFile": "/etc/aura-whatsapp-operator/credentials/none/tls.crt"}}),
+            ),
+            "environments.es-pro.aura.outboundAuth.mtls.certFile: Secret \"none\" is not mounted",
+        ),
+        (
             Render::example(SMALL).set("bridge.serviceAccount.create", &json!(false)),
             "bridge.serviceAccount.name",
         ),
@@ -854,9 +868,24 @@ async fn every_file_that_a_role_reads_is_mounted() {
                 let auths = installation.environments.values().flat_map(|environment| {
                     [&environment.aura.outbound_auth, &environment.aura.inbound_auth]
                 });
-                wanted.extend(auths.filter_map(|auth: &CredentialSource| {
-                    let file = auth.api_key_file.as_ref().or(auth.bearer_file.as_ref())?;
-                    Some(file.display().to_string())
+                wanted.extend(auths.flat_map(|auth: &CredentialSource| {
+                    let mtls = auth
+                        .mtls
+                        .iter()
+                        .flat_map(|mtls| [&mtls.cert_file, &mtls.key_file, &mtls.ca_file]);
+                    let files = [&auth.api_key_file, &auth.bearer_file].into_iter().chain(mtls);
+                    files
+                        .flatten()
+                        .map(|file| file.display().to_string())
+                        .collect::<Vec<_>>()
+                }));
+                let tls = &installation.bridge.tls;
+                let certificates = [&tls.public, &tls.internal].into_iter().flatten();
+                wanted.extend(certificates.flat_map(|files| {
+                    [
+                        files.cert_file.display().to_string(),
+                        files.key_file.display().to_string(),
+                    ]
                 }));
             }
             assert!(
@@ -884,8 +913,9 @@ async fn every_file_that_a_role_reads_is_mounted() {
 
 #[tokio::test]
 async fn the_bridge_is_given_the_time_that_stopping_takes() {
-    for grace in [1, 20, 600] {
+    for (drain, grace) in [(0, 1), (5, 20), (60, 600)] {
         let objects = Render::example(SMALL)
+            .set("bridge.drain", &json!(drain))
             .set("bridge.grace", &json!(grace))
             .objects("release")
             .await;
@@ -895,10 +925,11 @@ async fn the_bridge_is_given_the_time_that_stopping_takes() {
             .find(|(role, _)| role == "bridge")
             .unwrap();
         let spec = pod.spec.unwrap();
-        let argument = format!("--grace={grace}");
-        assert!(spec.containers[0].args.as_ref().unwrap().contains(&argument));
+        for argument in [format!("--drain={drain}"), format!("--grace={grace}")] {
+            assert!(spec.containers[0].args.as_ref().unwrap().contains(&argument));
+        }
         // Calls first, deliveries after them.
-        assert!(spec.termination_grace_period_seconds.unwrap() >= grace + 10);
+        assert!(spec.termination_grace_period_seconds.unwrap() >= drain + grace + 10);
     }
 }
 

@@ -172,13 +172,19 @@ fn exists(test: &str, files: &[(String, String)]) -> bool {
     })
 }
 
-#[test]
-fn every_lesson_has_its_answer_and_a_test_that_exists() {
-    let page = read("docs/lessons.md");
+/// The numbers of a page's rows that begin with `prefix`, in order. Each row has four cells, and names in the last one
+/// tests that are there.
+fn rows(page: &str, prefix: &str) -> Vec<String> {
+    let page = read(page);
     let files = [sources("tests/it"), sources("src")].concat();
     let mut numbers = Vec::new();
-    for row in page.lines().filter(|line| line.starts_with("| B")) {
-        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+    let is_row = |line: &&str| {
+        line.strip_prefix("| ")
+            .and_then(|rest| rest.strip_prefix(prefix))
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    for row in page.lines().filter(is_row) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
         let [number, suffered, answer, shown] = cells[..] else {
             panic!("not four cells: {row}");
         };
@@ -191,8 +197,28 @@ fn every_lesson_has_its_answer_and_a_test_that_exists() {
             );
         }
         assert!(!tests.is_empty(), "no test shows it: {row}");
-        numbers.push(number);
+        numbers.push(number.to_owned());
     }
+    numbers
+}
+
+#[test]
+fn every_lesson_has_its_answer_and_a_test_that_exists() {
     let all: Vec<String> = (1..=34).map(|number| format!("B{number}")).collect();
-    assert_eq!(numbers, all, "each once, in order");
+    assert_eq!(rows("docs/lessons.md", "B"), all, "each once, in order");
+}
+
+#[test]
+fn every_case_has_its_answer_and_a_test_that_exists() {
+    let numbers: Vec<u32> = rows("docs/cases.md", "")
+        .iter()
+        .map(|number| number.parse().unwrap())
+        .collect();
+    assert!(
+        numbers.is_sorted_by(|a, b| a < b),
+        "each once, in order: {numbers:?}"
+    );
+    for number in (1..=17).chain([32, 41, 42, 43]) {
+        assert!(numbers.contains(&number), "case {number} has no row");
+    }
 }

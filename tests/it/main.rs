@@ -26,6 +26,7 @@ mod delivery;
 mod dev;
 mod docs;
 mod doctor;
+mod doors;
 mod guard;
 mod import;
 mod kstatus;

@@ -89,22 +89,34 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if and .Values.clusterWide .Values.watchNamespaces }}
 {{- fail "watchNamespaces: must be empty with clusterWide: true, which watches all namespaces" }}
 {{- end }}
-{{- $directory := "/etc/aura-whatsapp-operator/credentials/" }}
 {{- range $name, $environment := .Values.environments }}
 {{- range $field := list "outboundAuth" "inboundAuth" }}
+{{- $auth := index $environment.aura $field }}
 {{- range $kind := list "apiKeyFile" "bearerFile" }}
-{{- $file := index $environment.aura $field $kind }}
-{{- if $file }}
-{{- $path := printf "environments.%s.aura.%s.%s" $name $field $kind }}
-{{- if not (regexMatch "^/etc/aura-whatsapp-operator/credentials/[^/]+/[^/]+$" $file) }}
-{{- fail (printf "%s: must be %s<Secret>/<key>, with the Secret named in credentialSecrets; not %s" $path $directory $file) }}
+{{- include "aura-whatsapp-operator.checkFile" (dict "root" $ "file" (index $auth $kind) "path" (printf "environments.%s.aura.%s.%s" $name $field $kind)) }}
 {{- end }}
-{{- $secret := $file | dir | base }}
-{{- if not (has $secret $.Values.credentialSecrets) }}
-{{- fail (printf "%s: Secret %q is not mounted; add it to credentialSecrets" $path $secret) }}
+{{- range $kind := list "certFile" "keyFile" "caFile" }}
+{{- $file := index (default dict $auth.mtls) $kind }}
+{{- include "aura-whatsapp-operator.checkFile" (dict "root" $ "file" $file "path" (printf "environments.%s.aura.%s.mtls.%s" $name $field $kind)) }}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- range $listener, $files := .Values.bridge.limits.tls }}
+{{- range $kind, $file := $files }}
+{{- include "aura-whatsapp-operator.checkFile" (dict "root" $ "file" $file "path" (printf "bridge.limits.tls.%s.%s" $listener $kind)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A file that the bridge reads must be mounted. */}}
+{{- define "aura-whatsapp-operator.checkFile" -}}
+{{- if .file }}
+{{- if not (regexMatch "^/etc/aura-whatsapp-operator/credentials/[^/]+/[^/]+$" .file) }}
+{{- fail (printf "%s: must be /etc/aura-whatsapp-operator/credentials/<Secret>/<key>, with the Secret named in credentialSecrets; not %s" .path .file) }}
+{{- end }}
+{{- $secret := .file | dir | base }}
+{{- if not (has $secret .root.Values.credentialSecrets) }}
+{{- fail (printf "%s: Secret %q is not mounted; add it to credentialSecrets" .path $secret) }}
 {{- end }}
 {{- end }}
 {{- end }}

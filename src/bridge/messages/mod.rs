@@ -37,7 +37,7 @@ pub(super) use self::{
     desk::{Desk, Hands},
     office::Office,
 };
-use super::{deliver::word, public};
+use super::{body, deliver::word, public};
 use crate::{
     api::ChannelId,
     delivery::Dropped,
@@ -411,7 +411,7 @@ async fn order<T: DeserializeOwned>(request: Request) -> Result<T, Refused> {
 }
 
 async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<bytes::Bytes, Refused> {
-    let read = public::read(headers, body, limit, PATIENCE).await;
+    let read = body::alone(headers, body, limit, PATIENCE).await;
     read.map_err(|refusal| match refusal {
         public::Refusal::TooLarge => Refused::TooLarge(limit),
         _ => Refused::Wrong("the body did not arrive".to_owned()),

@@ -66,6 +66,19 @@ async fn the_feed_tells_of_each_message_in_order_and_only_once_it_is_durable() {
 }
 
 #[tokio::test]
+async fn what_its_caller_did_not_wait_for_is_recognised_when_it_comes_again() {
+    let disk = Disk::default();
+    let (journal, _) = open_threaded(&disk, Options::default());
+    disk.hold_syncs(true);
+    drop(ask(&journal, [7]));
+    disk.hold_syncs(false);
+    assert_eq!(
+        journal.append(vec![entry(7)]).await.unwrap(),
+        [Appended::Duplicate(Seq(1))]
+    );
+}
+
+#[tokio::test]
 async fn callers_that_wait_together_share_one_commit() {
     let disk = Disk::default();
     let (journal, _) = open_threaded(&disk, roomy());

@@ -189,6 +189,8 @@ pub struct Site {
     pub controller_admin: SocketAddr,
     /// Further arguments of the controller: `--concurrency` and the like. None unless set.
     pub controller_arguments: Vec<String>,
+    /// How many seconds the bridge goes on when it is told to stop. None unless set: nobody has to be told here.
+    pub drain: u64,
     /// A variable of the bridge's environment: what arms a failpoint. None unless set.
     pub bridge_variable: Option<(String, String)>,
 }
@@ -263,6 +265,7 @@ impl Site {
             messages: free_address()?,
             controller_admin: free_address()?,
             controller_arguments: Vec::new(),
+            drain: 0,
             bridge_variable: None,
         };
         for (name, key) in [("aura-out", plan.aura_key), ("aura-in", plan.reply_key)] {
@@ -437,7 +440,7 @@ impl Site {
             .args(["--internal-listen", &self.internal.to_string()])
             .args(["--admin-listen", &self.bridge_admin.to_string()])
             .args(["--messages-address", &self.messages.to_string()])
-            .args(["--grace", "5"])
+            .args(["--drain", &self.drain.to_string(), "--grace", "5"])
             .envs(self.bridge_variable.clone());
         self.guard
             .spawn("bridge", command, &self.log("bridge"))

@@ -3,6 +3,7 @@
 mod door;
 pub mod kstatus;
 mod numbers;
+mod raw;
 mod recorder;
 mod world;
 
@@ -26,6 +27,7 @@ use tokio::sync::OnceCell;
 
 pub use self::{
     numbers::{Number, condition, handled, ready},
+    raw::{Answer, Raw},
     recorder::{Recorder, Seen},
     world::{REPLY_KEY, Side, World, WorldBuilder},
 };
