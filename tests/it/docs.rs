@@ -222,3 +222,34 @@ fn every_case_has_its_answer_and_a_test_that_exists() {
         assert!(numbers.contains(&number), "case {number} has no row");
     }
 }
+
+/// The tables of the journal's formats stand in the code, where they are kept true, and in the page for people.
+#[test]
+fn the_bytes_of_the_journal_are_those_of_the_code() {
+    let read =
+        |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let page = read("docs/journal-format.md");
+    for path in [
+        "src/journal/format.rs",
+        "src/journal/keyring.rs",
+        "src/journal/ids/format.rs",
+    ] {
+        let source = read(path);
+        let table: Vec<&str> = source
+            .lines()
+            .skip_while(|line| *line != "//! ```text")
+            .skip(1)
+            .take_while(|line| *line != "//! ```")
+            .map(|line| {
+                line.trim_start_matches("//!")
+                    .strip_prefix(' ')
+                    .unwrap_or_default()
+            })
+            .collect();
+        assert!(table.len() > 10, "{path} has a table");
+        assert!(
+            page.contains(&table.join("\n")),
+            "docs/journal-format.md has not the table of {path}"
+        );
+    }
+}
