@@ -30,7 +30,7 @@ fn key(world: &World, number: &Number) -> String {
 
 /// A call with one text.
 fn text(user: &str, id: &str, body: &str) -> Value {
-    json!({"messages": [{"from": user, "id": id, "timestamp": "1763805600", "type": "text", "text": {"body": body}}]})
+    json!({"messages": [{"from": user, "id": id, "type": "text", "text": {"body": body}}]})
 }
 
 /// A request with a body in JSON, and further header lines.
