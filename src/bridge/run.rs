@@ -161,8 +161,17 @@ pub async fn run(
             path: journal_dir.display().to_string(),
             source,
         })?;
+    let (metrics, registry) = BridgeMetrics::new();
+    let (syncs, batches) = (
+        metrics.journal_sync_seconds.clone(),
+        metrics.journal_batch_records.clone(),
+    );
     let surroundings = Surroundings {
         keyring: Some(Arc::new(keyring)),
+        on_commit: Arc::new(move |records, took| {
+            syncs.observe(took.as_secs_f64());
+            batches.observe(f64::from(u32::try_from(records).unwrap_or(u32::MAX)));
+        }),
         ..Surroundings::default()
     };
     let opened = {
@@ -176,7 +185,6 @@ pub async fn run(
             source,
         })?;
     let accepted = journal.committed();
-    let (metrics, registry) = BridgeMetrics::new();
 
     let snapshot = snapshot::load(&options.data_dir);
     let routes = match &snapshot {
@@ -408,6 +416,10 @@ fn refresh(state: &Arc<State>) -> Arc<dyn Fn() + Send + Sync> {
             .pending
             .set(gauge(journal.pending_to_aura + journal.pending_to_kernel));
         state.metrics.journal_bytes.set(gauge(journal.bytes_on_disk));
+        state.metrics.journal_live_bytes.set(gauge(journal.live_bytes));
+        state.metrics.journal_ids.set(gauge(journal.dedup_ids));
+        state.metrics.dead_letters.set(gauge(journal.dead_letters));
+        state.metrics.backlogs(&state.journal.backlogs());
         state.metrics.watches.show(&state.watches);
     })
 }

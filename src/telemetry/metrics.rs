@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry as Inner,
 };
 
-use crate::{cluster::Watches, delivery::Stats, kernel::KernelError};
+use crate::{cluster::Watches, delivery::Stats, journal::Backlog, kernel::KernelError};
 
 /// The metrics of one process, as a page.
 #[derive(Clone)]
@@ -83,6 +83,18 @@ pub struct BridgeMetrics {
     pub pending: Gauge,
     /// Bytes of the journal on disk.
     pub journal_bytes: Gauge,
+    /// Bytes of it that somebody needs.
+    pub journal_live_bytes: Gauge,
+    /// Ids that the journal remembers.
+    pub journal_ids: Gauge,
+    /// Dead letters that are kept.
+    pub dead_letters: Gauge,
+    /// How long the journal's syncs take.
+    pub journal_sync_seconds: Histogram,
+    /// How many records share a sync.
+    pub journal_batch_records: Histogram,
+    backlog: Family<ByChannel, Gauge>,
+    channel_dead_letters: Family<ByChannel, Gauge>,
     /// Whether the watches stand.
     pub watches: WatchMetrics,
     /// How the configuration's file is followed.
@@ -348,6 +360,13 @@ impl BridgeMetrics {
             routes: Gauge::default(),
             pending: Gauge::default(),
             journal_bytes: Gauge::default(),
+            journal_live_bytes: Gauge::default(),
+            journal_ids: Gauge::default(),
+            dead_letters: Gauge::default(),
+            journal_sync_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            journal_batch_records: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
+            backlog: Family::default(),
+            channel_dead_letters: Family::default(),
             watches: WatchMetrics::default(),
             listeners: ListenersMetrics::default(),
             config: ConfigMetrics::default(),
@@ -416,6 +435,33 @@ impl BridgeMetrics {
             m.pending,
         );
         inner.register("journal_bytes", "Size of the journal on disk", m.journal_bytes);
+        inner.register(
+            "journal_live_bytes",
+            "What of the journal somebody needs",
+            m.journal_live_bytes,
+        );
+        inner.register("journal_remembered_ids", "Ids that are remembered", m.journal_ids);
+        inner.register("dead_letters", "Dead letters that are kept", m.dead_letters);
+        inner.register(
+            "journal_sync_seconds",
+            "How long the journal's syncs take",
+            m.journal_sync_seconds,
+        );
+        inner.register(
+            "journal_batch_records",
+            "How many records share a sync",
+            m.journal_batch_records,
+        );
+        inner.register(
+            "channel_pending_messages",
+            "Messages that are not settled, of each channel that has some",
+            m.backlog,
+        );
+        inner.register(
+            "channel_dead_letters",
+            "Dead letters, of each channel that has some",
+            m.channel_dead_letters,
+        );
         m.watches.register(&mut inner);
         m.listeners.register(&mut inner);
         m.config.register(&mut inner);
@@ -469,6 +515,22 @@ impl BridgeMetrics {
                     channel: channel.to_owned(),
                 })
                 .inc_by(by);
+        }
+    }
+
+    /// What each channel has in the journal. A channel that has nothing has no series.
+    pub fn backlogs(&self, backlogs: &[Backlog]) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.backlog.clear();
+        self.channel_dead_letters.clear();
+        for one in backlogs {
+            let channel = uuid::Uuid::from_bytes(one.channel).to_string();
+            let label = ByChannel { channel };
+            self.backlog.get_or_create(&label).set(gauge(one.pending));
+            if one.dead_letters > 0 {
+                let kept = self.channel_dead_letters.get_or_create(&label);
+                kept.set(gauge(one.dead_letters));
+            }
         }
     }
 
