@@ -145,13 +145,19 @@ pub fn check(dir: &Path) -> Result<Report, OpenError> {
 /// [`OpenError::Locked`], or the file system's.
 pub fn dump(dir: &Path, mut tell: impl FnMut(Dumped)) -> Result<(), OpenError> {
     let (storage, _lock) = directory(dir)?;
+    let sealed = sealed(&storage).map_err(io("read the segments' headers"))?;
     for number in storage.list().map_err(io("list the segments"))? {
         let file = storage
             .read(number, 0, usize::MAX)
             .map_err(io("read a segment"))?;
-        walk(&storage, number, &file, |place, record, _| {
-            tell(dumped(number, place, record));
-        });
+        walk(
+            &storage,
+            (number, sealed.get(&number).copied()),
+            &file,
+            |place, record, _| {
+                tell(dumped(number, place, record));
+            },
+        );
     }
     Ok(())
 }
@@ -213,19 +219,39 @@ struct Found {
 }
 
 fn read(storage: &dyn Storage) -> io::Result<Vec<Found>> {
+    let sealed = sealed(storage)?;
     let mut segments = Vec::new();
     for number in storage.list()? {
         let file = storage.read(number, 0, usize::MAX)?;
-        segments.push(walk(storage, number, &file, |_, _, _| {}));
+        segments.push(walk(
+            storage,
+            (number, sealed.get(&number).copied()),
+            &file,
+            |_, _, _| {},
+        ));
     }
     Ok(segments)
 }
 
-/// Goes through one file: tells of each record that is whole, with its bytes and whether damage was met before it in this
-/// file, and reports.
+/// How many bytes of each segment the one after it vouches for.
+fn sealed(storage: &dyn Storage) -> io::Result<BTreeMap<u64, u64>> {
+    let mut sealed = BTreeMap::new();
+    for number in storage.list()? {
+        let bytes = storage.read(number, 0, SEGMENT_HEADER)?;
+        if let HeaderBytes::Valid(header) = SegmentHeader::decode(&bytes)
+            && header.salt.number == number
+        {
+            sealed.insert(header.previous.number, header.previous.len);
+        }
+    }
+    Ok(sealed)
+}
+
+/// Goes through one file, of which the next segment vouches for so many bytes: tells of each record that is whole, with
+/// its bytes, and reports.
 fn walk(
     storage: &dyn Storage,
-    number: u64,
+    (number, sealed): (u64, Option<u64>),
     file: &[u8],
     mut tell: impl FnMut(Place, &Record<'_>, &[u8]),
 ) -> Found {
@@ -267,7 +293,10 @@ fn walk(
         }
     };
     let mut at = SEGMENT_HEADER;
-    while at < file.len() {
+    let end = sealed
+        .and_then(|sealed| usize::try_from(sealed).ok())
+        .unwrap_or(usize::MAX);
+    while at < file.len().min(end) {
         match decode_frame(header.salt, file, at) {
             Ok(frame) => {
                 report.commits += 1;
@@ -279,10 +308,12 @@ fn walk(
                 let next = (at + ALIGN..file.len())
                     .step_by(ALIGN)
                     .find(|next| decode_frame(header.salt, file, *next).is_ok());
-                let Some(next) = next else {
-                    // What stands behind the last whole commit was never answered for, or belongs to what the file was.
-                    break;
-                };
+                // What stands behind the last whole commit was never answered for, or belongs to what the file was,
+                // unless the next segment vouches for it.
+                let vouched = sealed
+                    .and_then(|sealed| usize::try_from(sealed).ok())
+                    .filter(|sealed| *sealed > at);
+                let Some(next) = next.or(vouched) else { break };
                 let whole = salvage(header.salt, file, at);
                 report.damage.push(DamageReport {
                     from: at as u64,
@@ -389,6 +420,7 @@ fn rebuild(from: &dyn Storage, to: &dyn Storage, segment_bytes: u64, now_ms: u64
     let mut fates = Fates::default();
     let mut repaired = Repaired::default();
     let found = read(from)?;
+    let sealed = sealed(from)?;
     let mut first_live = 0;
     let files: BTreeMap<u64, _> = found.iter().map(|found| (found.number, found)).collect();
     for (number, found) in &files {
@@ -406,7 +438,8 @@ fn rebuild(from: &dyn Storage, to: &dyn Storage, segment_bytes: u64, now_ms: u64
         repaired.damaged += found.report.damage.len() as u64;
         let mut damage = found.report.damage.iter().peekable();
         let mut problem = None;
-        walk(from, *number, &file, |place, record, bytes| {
+        let vouched = sealed.get(number).copied();
+        walk(from, (*number, vouched), &file, |place, record, bytes| {
             while damage.next_if(|damage| damage.to <= place.offset).is_some() {
                 fates.damage();
             }

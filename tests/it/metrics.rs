@@ -215,6 +215,14 @@ async fn every_metric_has_the_labels_that_are_documented_and_no_others() {
     let quiet = [
         "aura_whatsapp_messages_deduplicated_total",
         "aura_whatsapp_config_reloads_total",
+        "aura_whatsapp_auth_failures_total",
+        "aura_whatsapp_channel_dead_letters",
+        "aura_whatsapp_channel_pending_messages",
+        "aura_whatsapp_connections_closed_total",
+        "aura_whatsapp_journal_refusals_total",
+        "aura_whatsapp_reply_overtakes_total",
+        "aura_whatsapp_tls_certificate_expiry_timestamp_seconds",
+        "aura_whatsapp_tls_certificate_stale",
     ];
     let missing: Vec<_> = documented
         .keys()
