@@ -198,6 +198,26 @@ fn merged_runs_answer_alike_and_leave_out_what_is_over() {
 }
 
 #[test]
+fn a_start_between_a_merge_and_the_removal_of_its_runs_counts_each_id_once() {
+    let disk = Disk::default();
+    let mut ids = open(&disk);
+    for run in 0..8 {
+        insert(&mut ids, (1..=100).map(|id| run * 100 + id), START);
+        seal(&mut ids, &disk);
+    }
+    let merged = ids.merge().expect("eight runs alike").write(&disk).unwrap();
+    let replaced = ids.adopt(merged);
+    assert_eq!(replaced.len(), 8);
+    assert_eq!(disk.list().unwrap().len(), 9);
+    let mut reopened = open(&disk);
+    assert_eq!(disk.list().unwrap().len(), 1);
+    for ids in [&mut ids, &mut reopened] {
+        assert_eq!((ids.stats().runs, ids.stats().ids), (1, 800));
+        assert!((1..=800).all(|id| find(ids, id, START) == Some(id)));
+    }
+}
+
+#[test]
 fn a_filter_that_is_wrong_costs_a_look_and_changes_no_answer() {
     let disk = Disk::default();
     let options = Options {

@@ -135,6 +135,17 @@ fn a_run_under_another_name_or_with_pages_of_another_is_refused() {
     assert_eq!(look(&disk, number, 4096), Noticed::Finding);
 }
 
+/// A write that the disk put in another place.
+#[test]
+fn pages_in_each_others_place_are_noticed() {
+    let (disk, number) = written();
+    disk.edit(Listed::Run(number), |bytes| {
+        let (before, after) = bytes.split_at_mut(8192);
+        before[4096..].swap_with_slice(&mut after[..4096]);
+    });
+    assert_eq!(look(&disk, number, 8192), Noticed::Finding);
+}
+
 #[test]
 fn a_merge_does_not_carry_damage_on() {
     let disk = Disk::default();
