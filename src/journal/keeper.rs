@@ -92,6 +92,11 @@ impl Keeper {
                     }
                     ask(Command::Adopt(run));
                 }
+                Some(Err(error)) if place > 0 && error.kind() == io::ErrorKind::InvalidData => {
+                    // A merge of runs of which one is damaged never succeeds; they answer as they are, as far as they can.
+                    tracing::error!(%error, "remembered ids can't be put together: restore the named file");
+                    self.merging = None;
+                }
                 Some(Err(error)) => {
                     tracing::warn!(%error, "remembered ids could not be written: tried again in a while");
                 }
