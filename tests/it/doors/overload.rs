@@ -10,6 +10,7 @@ use crate::support::World;
 async fn a_full_journal_is_answered_503_and_readiness_tells_while_health_does_not() {
     let world = World::builder("overload")
         .environment("es-other", None)
+        .environment("es-third", None)
         .config("bridge: {journalMaxBytes: 67108864}")
         .start()
         .await;
@@ -17,8 +18,9 @@ async fn a_full_journal_is_answered_503_and_readiness_tells_while_health_does_no
     for n in 0..16 {
         let change = |channel: &mut serde_json::Value| {
             channel["spec"]["delivery"] = json!({"mode": "Hold"});
-            if n % 2 == 1 {
-                channel["spec"]["environment"] = "es-other".into();
+            // Two environments' shares are all of it, and would stop their channels first.
+            if let Some(other) = [None, Some("es-other"), Some("es-third")][n % 3] {
+                channel["spec"]["environment"] = other.into();
             }
         };
         numbers.push(world.add(&format!("{}", 1002 + n), change).await);
