@@ -160,7 +160,26 @@ impl World {
     pub async fn ready_number(&self, digits: &str) -> Number {
         let number = self.add(digits, |_| {}).await;
         self.wait_ready(&number).await;
+        self.wait_routed(&number).await;
         number
+    }
+
+    /// Waits until the bridge knows a channel: it may hear of it after the controller has made it Ready. An empty call
+    /// holds nothing and is answered 200 then.
+    async fn wait_routed(&self, number: &Number) {
+        let Some(url) = self
+            .kernel
+            .webhook_of(&number.client_id)
+            .filter(|_| self.bridge.is_some())
+        else {
+            return;
+        };
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        self.until("the bridge knows the channel", async || {
+            let answer = http.post(&url).json(&serde_json::json!({})).send().await;
+            answer.is_ok_and(|answer| answer.status() == 200)
+        })
+        .await;
     }
 
     /// Waits until a channel is Ready.
