@@ -166,6 +166,8 @@ pub(crate) struct Server {
     address: SocketAddr,
     running: Mutex<Option<Running>>,
     up: watch::Sender<bool>,
+    /// Held here, by the listener's task, and by each connection.
+    connections: Arc<()>,
 }
 
 struct Running {
@@ -175,16 +177,24 @@ struct Running {
 
 impl Server {
     pub async fn start(port: u16, app: Arc<impl Serve>) -> Result<Self, StartError> {
-        let (address, running) = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), app).await?;
+        let connections = Arc::new(());
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (address, running) = listen(address, app, &connections).await?;
         Ok(Self {
             address,
             running: Mutex::new(Some(running)),
             up: watch::Sender::new(true),
+            connections,
         })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Connections that are open, or whose last call is still being answered.
+    pub fn connections(&self) -> usize {
+        Arc::strong_count(&self.connections).saturating_sub(2)
     }
 
     /// True while it listens: what the simulated system does by itself pauses while it doesn't.
@@ -210,7 +220,7 @@ impl Server {
             .unwrap_or_else(PoisonError::into_inner)
             .is_none()
         {
-            let (_, running) = listen(self.address, app).await?;
+            let (_, running) = listen(self.address, app, &self.connections).await?;
             *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
         }
         self.up.send_replace(true);
@@ -218,7 +228,11 @@ impl Server {
     }
 }
 
-async fn listen(address: SocketAddr, app: Arc<impl Serve>) -> Result<(SocketAddr, Running), StartError> {
+async fn listen(
+    address: SocketAddr,
+    app: Arc<impl Serve>,
+    connections: &Arc<()>,
+) -> Result<(SocketAddr, Running), StartError> {
     let listening = async {
         let listener = TcpListener::bind(address).await?;
         Ok((listener.local_addr()?, listener))
@@ -227,7 +241,7 @@ async fn listen(address: SocketAddr, app: Arc<impl Serve>) -> Result<(SocketAddr
         .await
         .map_err(|source| StartError::Listen { address, source })?;
     let stop = CancellationToken::new();
-    let task = tokio::spawn(accept(listener, app, stop.clone()));
+    let task = tokio::spawn(accept(listener, app, Arc::clone(connections), stop.clone()));
     Ok((
         address,
         Running {
@@ -237,7 +251,7 @@ async fn listen(address: SocketAddr, app: Arc<impl Serve>) -> Result<(SocketAddr
     ))
 }
 
-async fn accept(listener: TcpListener, app: Arc<impl Serve>, stop: CancellationToken) {
+async fn accept(listener: TcpListener, app: Arc<impl Serve>, counted: Arc<()>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -245,7 +259,11 @@ async fn accept(listener: TcpListener, app: Arc<impl Serve>, stop: CancellationT
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, Arc::clone(&app)));
+                    let (app, counted) = (Arc::clone(&app), Arc::clone(&counted));
+                    connections.spawn(async move {
+                        connection(stream, app).await;
+                        drop(counted);
+                    });
                 }
                 // No file descriptors left, or so: the loop must not spin.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,

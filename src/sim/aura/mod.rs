@@ -160,6 +160,11 @@ impl AuraSim {
         self.inner.server.restart(Arc::clone(&self.inner.state)).await
     }
 
+    /// Connections that callers have open, or whose last call is still being answered.
+    pub fn connections(&self) -> usize {
+        self.inner.server.connections()
+    }
+
     /// Misbehaves from now on. [`Fault::only_for`] takes a channelId here.
     pub fn inject(&self, fault: Fault) {
         self.inner.state.faults.inject(fault);

@@ -200,6 +200,11 @@ impl KernelSim {
         self.inner.server.restart(Arc::clone(&self.inner.state)).await
     }
 
+    /// Connections that callers have open, or whose last call is still being answered.
+    pub fn connections(&self) -> usize {
+        self.inner.server.connections()
+    }
+
     /// Misbehaves from now on.
     pub fn inject(&self, fault: Fault) {
         self.state().faults.inject(fault);

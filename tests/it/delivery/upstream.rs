@@ -97,10 +97,10 @@ async fn a_name_that_does_not_resolve_is_trouble_that_passes() {
     let (right, wrong) = (world.aura.messages_url(), "http://aura.invalid/messages");
     world.reconfigure(|text| text.replace(&right, wrong));
     world
-        .until("the bridge has the new file", async || {
-            world
-                .log("bridge")
-                .contains("the configuration changed and is in force")
+        .until("the routes are of the new file", async || {
+            let log = world.log("bridge");
+            let since = log.split("the configuration changed and is in force").nth(1);
+            since.is_some_and(|since| since.contains("route changed"))
         })
         .await;
     world.kernel.user_sends(&number.digits, USER, "hola").unwrap();
