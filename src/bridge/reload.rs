@@ -58,8 +58,7 @@ impl Reload {
                     // Also where the configuration is the same: a credential's file may hold another by now.
                     self.state.setup.store(Arc::new(setup));
                     if changed {
-                        tracing::info!("the configuration changed and is in force");
-                        self.state.metrics.config.reloaded(true);
+                        // In force, and counted, when the routes and the lanes have it.
                         self.state.setup_changed.notify_one();
                     }
                 }

@@ -146,6 +146,7 @@ impl Watch {
         // A key could not be read: it is asked for again.
         let mut missing = false;
         let mut dirty = false;
+        let mut configured = false;
         let mut deadline = pin!(tokio::time::sleep(GATHER));
         loop {
             tokio::select! {
@@ -172,6 +173,7 @@ impl Watch {
                     }
                 },
                 () = self.state.setup_changed.notified() => {
+                    configured = true;
                     if !dirty {
                         dirty = true;
                         deadline.as_mut().reset(tokio::time::Instant::now() + GATHER);
@@ -192,6 +194,10 @@ impl Watch {
                             issued.tidy(views.known.values(), Timestamp::now());
                         }
                         self.replace(&views, &issued, &mut unroutable).await;
+                        if std::mem::take(&mut configured) {
+                            tracing::info!("the configuration changed and is in force");
+                            self.state.metrics.config.reloaded(true);
+                        }
                         if first {
                             self.runner.listed();
                             // Also of those that the snapshot knew: their Secrets were read by the run before.

@@ -167,11 +167,13 @@ impl<D: Deliver> Runner<D> {
             self.deliver.shows(self.lanes.stats());
             let wake = self.lanes.next_wake().map(|at| self.start + at);
             tokio::select! {
+                // What holds deliveries is heard before a message that came after it.
+                biased;
                 () = stop.cancelled() => break,
+                Some(news) = self.news.recv() => self.hear(news),
                 Some(pending) = self.accepted.recv() => {
                     self.lanes.accepted(message(&pending, false), self.start.elapsed());
                 }
-                Some(news) = self.news.recv() => self.hear(news),
                 Some(done) = self.tasks.join_next() => self.take_done(done),
                 () = sleep_until(wake) => {}
             }
