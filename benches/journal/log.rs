@@ -249,27 +249,89 @@ fn floor(dir: &Path, a_second: u32, length: Duration) -> anyhow::Result<Vec<Dura
     Ok(took)
 }
 
+/// Processor time of one write of so many bytes and its fdatasync, into a file that has its blocks: what no journal
+/// can do without.
+fn raw(dir: &Path, bytes: usize) -> anyhow::Result<Duration> {
+    const COMMITS: u32 = 500;
+    let size = 64 << 20;
+    let file = File::create(dir.join("raw"))?;
+    file.write_all_at(&vec![0; size], 0)?;
+    file.sync_all()?;
+    let piece = vec![b'x'; bytes.min(size)];
+    let commits = std::thread::Builder::new()
+        .name("raw-floor".to_owned())
+        .spawn(move || {
+            let (before, mut at) = (cpu("raw-floor")?, 64);
+            for _ in 0..COMMITS {
+                if at + piece.len() > size {
+                    at = 64;
+                }
+                file.write_all_at(&piece, at as u64)?;
+                file.sync_data()?;
+                at += piece.len();
+            }
+            anyhow::Ok(since("raw-floor", before)? / COMMITS)
+        })?;
+    commits
+        .join()
+        .map_err(|_| anyhow::anyhow!("the raw writes failed"))?
+}
+
+/// How long what is measured takes, and how much of it there is.
+pub struct Extent {
+    /// Of each phase.
+    pub seconds: u64,
+    /// Before anything is measured: until segments are written again, not made, which a million ids bring about.
+    pub warm_seconds: u64,
+    /// Of the watch for stalls.
+    pub stall_seconds: u64,
+    /// Messages.
+    pub queued: u64,
+    /// Millions of remembered ids.
+    pub ids: u64,
+}
+
 /// Everything but the ids by themselves.
-pub fn measure(dir: &Path, seconds: u64, stall_seconds: u64, queued: u64, ids: u64) -> anyhow::Result<Table> {
+pub fn measure(dir: &Path, extent: &Extent) -> anyhow::Result<Table> {
+    let seconds = extent.seconds;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
     let mut table = Table::default();
-    runtime.block_on(commits(dir, seconds, &mut table))?;
-    runtime.block_on(steady(dir, seconds, stall_seconds, &mut table))?;
-    runtime.block_on(backlog(dir, seconds, queued, ids * 1_000_000, &mut table))?;
+    let directory = tempfile::tempdir_in(dir)?;
+    let syncs = Syncs::default();
+    runtime.block_on(async {
+        let (journal, _) = open(directory.path(), &syncs)?;
+        let numbers = Arc::new(AtomicU64::new(1));
+        closed_loop(&journal, &numbers, 1024, Duration::from_secs(extent.warm_seconds)).await?;
+        commits(directory.path(), &journal, &numbers, seconds, &mut table).await?;
+        steady(directory.path(), &journal, &numbers, &syncs, extent, &mut table).await?;
+        journal.close().await;
+        anyhow::Ok(())
+    })?;
+    drop(directory);
+    runtime.block_on(backlog(
+        dir,
+        seconds,
+        extent.queued,
+        extent.ids * 1_000_000,
+        &mut table,
+    ))?;
     Ok(table)
 }
 
-async fn commits(dir: &Path, seconds: u64, table: &mut Table) -> anyhow::Result<()> {
-    let dir = tempfile::tempdir_in(dir)?;
-    let (journal, _) = open(dir.path(), &Syncs::default())?;
-    let numbers = Arc::new(AtomicU64::new(1));
-    closed_loop(&journal, &numbers, 64, Duration::from_secs(1)).await?;
+async fn commits(
+    dir: &Path,
+    journal: &Journal,
+    numbers: &Arc<AtomicU64>,
+    seconds: u64,
+    table: &mut Table,
+) -> anyhow::Result<()> {
     for callers in [64, 256, 1024] {
         let (before, own, all) = (journal.stats(), cpu("journal")?, cpu("")?);
-        let done = closed_loop(&journal, &numbers, callers, Duration::from_secs(seconds)).await?;
+        let keeper = cpu("journal-keeper")?;
+        let done = closed_loop(journal, numbers, callers, Duration::from_secs(seconds)).await?;
         let after = journal.stats();
         let commits = after.commits - before.commits;
         let records = after.committed_records - before.committed_records;
@@ -281,6 +343,11 @@ async fn commits(dir: &Path, seconds: u64, table: &mut Table) -> anyhow::Result<
             share >= 0.4,
         );
         let cost = per(since("journal", own)?, done);
+        let each = usize::try_from(done * (BODY as u64 + 200) / commits.max(1)).unwrap_or(BODY);
+        table.note(
+            format!("raw writes and syncs alone, {callers} in flight"),
+            format!("{:.2} us", per(raw(dir, each)?, 1) * ratio(commits, done)),
+        );
         let name = format!("journal CPU per message, {callers} in flight");
         if callers == 256 {
             table.figure(name, format!("{cost:.2} us"), "<= 2 us", cost <= 2.0);
@@ -296,32 +363,45 @@ async fn commits(dir: &Path, seconds: u64, table: &mut Table) -> anyhow::Result<
             ),
         );
     }
-    journal.close().await;
     Ok(())
 }
 
-async fn steady(dir: &Path, seconds: u64, stall_seconds: u64, table: &mut Table) -> anyhow::Result<()> {
-    let directory = tempfile::tempdir_in(dir)?;
-    let syncs = Syncs::default();
-    let (journal, _) = open(directory.path(), &syncs)?;
-    let numbers = AtomicU64::new(1);
-    paced(&journal, &numbers, 10_000, Duration::from_secs(2), true).await?;
+async fn steady(
+    dir: &Path,
+    journal: &Journal,
+    numbers: &AtomicU64,
+    syncs: &Syncs,
+    extent: &Extent,
+    table: &mut Table,
+) -> anyhow::Result<()> {
+    let (seconds, stall_seconds) = (extent.seconds, extent.stall_seconds);
+    paced(journal, numbers, 10_000, Duration::from_secs(2), true).await?;
     let length = Duration::from_secs(seconds);
-    let (own, all, written) = (cpu("journal")?, cpu("")?, device_written(directory.path())?);
-    let run = paced(&journal, &numbers, 10_000, length, true).await?;
+    let commits = journal.stats().commits;
+    let (own, all, written) = (cpu("journal")?, cpu("")?, device_written(dir)?);
+    let keeper = cpu("journal-keeper")?;
+    let run = paced(journal, numbers, 10_000, length, true).await?;
     // What is not synced yet belongs to the run as well.
-    File::open(directory.path())?.sync_all()?;
+    File::open(dir)?.sync_all()?;
     let cost = per(since("journal", own)?, run.messages);
     let on_disk = per(since("", all)?, run.messages);
-    let amplification = ratio(
-        device_written(directory.path())? - written,
-        run.messages * BODY as u64,
-    );
+    let keeper = per(since("journal-keeper", keeper)?, run.messages);
+    table.note("of it the keeper's at 10,000/s", format!("{keeper:.2} us"));
+    let amplification = ratio(device_written(dir)? - written, run.messages * BODY as u64);
     table.figure(
         "journal CPU per message at 10,000/s",
         format!("{cost:.2} us"),
         "<= 6 us",
         cost <= 6.0,
+    );
+    let commits = journal.stats().commits - commits;
+    let each = usize::try_from(run.messages * (BODY as u64 + 200) / commits.max(1)).unwrap_or(BODY);
+    table.note(
+        "raw writes and syncs alone, as many and as large",
+        format!(
+            "{:.2} us, {commits} commits",
+            per(raw(dir, each)?, 1) * ratio(commits, run.messages)
+        ),
     );
     table.figure(
         "bytes the device writes per byte of body at 10,000/s",
@@ -336,7 +416,7 @@ async fn steady(dir: &Path, seconds: u64, stall_seconds: u64, table: &mut Table)
 
     let memory_only = Journal::in_memory();
     let all = cpu("")?;
-    let run = paced(&memory_only, &numbers, 10_000, length, true).await?;
+    let run = paced(&memory_only, numbers, 10_000, length, true).await?;
     let in_memory = per(since("", all)?, run.messages);
     let adds = on_disk - in_memory;
     table.figure(
@@ -347,17 +427,10 @@ async fn steady(dir: &Path, seconds: u64, stall_seconds: u64, table: &mut Table)
     );
 
     syncs.take();
-    let run = paced(
-        &journal,
-        &numbers,
-        10_000,
-        Duration::from_secs(stall_seconds),
-        true,
-    )
-    .await?;
+    let run = paced(journal, numbers, 10_000, Duration::from_secs(stall_seconds), true).await?;
     let mut journals = syncs.take();
     journals.sort_unstable();
-    let disk = floor(directory.path(), 1_000, Duration::from_secs(stall_seconds))?;
+    let disk = floor(dir, 1_000, Duration::from_secs(stall_seconds))?;
     let (worst, worst_floor) = (percentile(&journals, 1.0), percentile(&disk, 1.0));
     let floor_p99 = percentile(&disk, 0.99);
     table.figure(
@@ -367,7 +440,6 @@ async fn steady(dir: &Path, seconds: u64, stall_seconds: u64, table: &mut Table)
         millis(worst) <= 20.0 || millis(worst_floor) > 20.0,
     );
     ack(table, "ack p99 at 10,000/s", &run, floor_p99);
-    journal.close().await;
     Ok(())
 }
 

@@ -33,6 +33,9 @@ struct Arguments {
     /// How long each phase of the log lasts, in seconds
     #[arg(long, value_name = "S", default_value_t = 10)]
     seconds: u64,
+    /// How long the log runs before that, in seconds: until it writes segments again instead of making new ones
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    warm_seconds: u64,
     /// How long the log is watched for stalls, in seconds
     #[arg(long, value_name = "S", default_value_t = 180)]
     stall_seconds: u64,
@@ -66,13 +69,14 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted(Only::Log) {
         let ids = arguments.ids.last().copied().unwrap_or_default();
-        let table = log::measure(
-            &arguments.dir,
-            arguments.seconds,
-            arguments.stall_seconds,
-            arguments.queued,
+        let extent = log::Extent {
+            seconds: arguments.seconds,
+            warm_seconds: arguments.warm_seconds,
+            stall_seconds: arguments.stall_seconds,
+            queued: arguments.queued,
             ids,
-        )?;
+        };
+        let table = log::measure(&arguments.dir, &extent)?;
         println!("{table}");
     }
     Ok(())

@@ -58,7 +58,8 @@
 //!   trimmed  3, 0, 0, 0, u64: segments below this number are no longer needed
 //!   noted    4, flags (1 an outcome is unknown, 2 begun before its turn), parts u16, sequence number u64, attempts u32
 //!   parked   5, direction, 1 parked or 0 released, 0, channel 16, contact key 16
-//!   erased   6, then zeros to the length of the accepted record that stood here
+//!   erased   6, then as in the accepted record that stood here bytes 1, 2, 4..28, 32..64 and 96..110 (its id is still
+//!            remembered, its contact is not); all else zeros, to the length of that record
 //!
 //! salted CRC: CRC-32C of (segment number u64, nonce u64, offset in the file of the frame or record u64, data)
 //! ```
@@ -193,11 +194,24 @@ fn header_crc(header: &[u8; SEGMENT_HEADER]) -> u32 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record<'a> {
     Accepted(Accepted<'a>),
-    Settled { seq: Seq, outcome: Outcome, at_ms: u64 },
-    Trimmed { first_live: u64 },
-    Noted { seq: Seq, note: Note },
-    Parked { lane: Lane, parked: bool },
-    Erased,
+    Settled {
+        seq: Seq,
+        outcome: Outcome,
+        at_ms: u64,
+    },
+    Trimmed {
+        first_live: u64,
+    },
+    Noted {
+        seq: Seq,
+        note: Note,
+    },
+    Parked {
+        lane: Lane,
+        parked: bool,
+    },
+    /// A message that was accepted here, without contact and body.
+    Erased(Head),
 }
 
 /// A message that was accepted: the content of its record, and what is read from it.
@@ -303,7 +317,7 @@ fn direction_of(byte: u8) -> Option<Direction> {
 
 /// What goes into a frame: a record, or the content of an accepted one that was encoded before.
 pub(super) enum Part<'a> {
-    Record(Record<'a>),
+    Record(&'a Record<'a>),
     Content(&'a [u8]),
 }
 
@@ -433,8 +447,57 @@ pub(super) fn encode_content(out: &mut Vec<u8>, record: &Record<'_>) {
             out.extend_from_slice(&lane.channel);
             out.extend_from_slice(&lane.contact.0);
         }
-        Record::Erased => out.extend_from_slice(&[6, 0, 0, 0]),
+        Record::Erased(head) => {
+            let start = out.len();
+            head.encode("", out);
+            blank(&mut out[start..]);
+        }
     }
+}
+
+/// Takes contact and body out of an accepted record's content; what is left is that its id was accepted.
+fn blank(content: &mut [u8]) {
+    if let Some(kind) = content.first_mut() {
+        *kind = 6;
+    }
+    // The trace's length; the key; contact and request; trace and what is sealed.
+    for gone in [3..4, 28..32, 64..96, ACCEPTED_FIXED..content.len()] {
+        if let Some(bytes) = content.get_mut(gone) {
+            bytes.fill(0);
+        }
+    }
+}
+
+/// Takes contact and body out of those accepted records of a frame at `offset` that are wanted, in place: nothing else
+/// moves or changes. The frame must be a valid one.
+pub(super) fn erase_records(
+    salt: Salt,
+    offset: u64,
+    frame: &mut [u8],
+    wanted: &dyn Fn(&Head) -> bool,
+) -> u64 {
+    let count = u32_at(frame, 8).unwrap_or_default();
+    let (mut at, mut erased, mut heads) = (FRAME_HEADER, 0, salt.begin(offset));
+    for _ in 0..count {
+        let place = offset + at as u64;
+        let len = u32_at(frame, at).and_then(|len| usize::try_from(len).ok());
+        let Some(record) = len.and_then(|len| frame.get_mut(at..at + RECORD_HEADER + len)) else {
+            break;
+        };
+        let (head, content) = record.split_at_mut(RECORD_HEADER);
+        if content.first() == Some(&1) && Head::decode(content).is_some_and(|head| wanted(&head)) {
+            blank(content);
+            let crc = salt.crc(place, &[&head[..4], content]);
+            head[4..].copy_from_slice(&crc.to_le_bytes());
+            erased += 1;
+        }
+        heads = crc32c::crc32c_append(heads, head);
+        at += record.len();
+    }
+    frame[24..28].copy_from_slice(&heads.to_le_bytes());
+    let crc = salt.crc(offset, &[&frame[..28]]);
+    frame[28..FRAME_HEADER].copy_from_slice(&crc.to_le_bytes());
+    erased
 }
 
 /// Reads the record at the start of `bytes`, which lie at `offset` in the segment; also its whole length.
@@ -496,7 +559,7 @@ fn decode_content(content: &[u8]) -> Option<Record<'_>> {
             },
             parked: a != 0,
         }),
-        6 => Some(Record::Erased),
+        6 => Some(Record::Erased(Head::decode(content)?)),
         _ => None,
     }
 }

@@ -4,16 +4,21 @@
 //! memory nor this group knows its id; law 1: an answer that rests on the group says so (`waits`), and turns into its
 //! error if it fails; and law 4: a channel or environment that has its share is told so, and no other.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+// What is hashed here are numbers of our own and keyed digests: nobody outside can choose them.
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tokio::sync::oneshot;
 
+use super::erase::{Erased, Whose};
 use super::format::{FRAME_OVERHEAD, Part, Record, SMALL_RECORD, record_len, set_seq};
 use super::ids::{Ids, Listed, Run};
 use super::seal::Encoded;
 use super::state::{Kind, Position, State};
 use super::{AppendError, Appended, DedupKey, Lane, MAX_CONTACT_BYTES, Note, Options, Outcome, Seq};
+
+/// Bytes that a batch takes of what a channel and its environment may have.
+type Taken = ([u8; 16], [u8; 8], u64);
 
 /// Where the answer to a command goes.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, AppendError>>;
@@ -45,6 +50,16 @@ pub(super) enum Command {
         messages: Vec<(Position, Encoded)>,
         reply: Answer<()>,
     },
+    /// Overwrites what nobody needs of a contact's messages.
+    Erase {
+        whose: Whose,
+        reply: Answer<Erased>,
+    },
+    /// Sent messages are about to be erased: nothing that is reported of them is known from now on.
+    Forget {
+        seqs: Vec<Seq>,
+        reply: Answer<()>,
+    },
     /// A run of remembered ids is durable: answer from it.
     Adopt(Run),
     /// Time has passed: see whether anything may go.
@@ -69,7 +84,7 @@ impl Staged {
     pub fn part(&self) -> Part<'_> {
         match self {
             Self::Accepted(encoded) => Part::Content(&encoded.content),
-            Self::Record(record) => Part::Record(record.clone()),
+            Self::Record(record) => Part::Record(record),
         }
     }
 }
@@ -133,11 +148,12 @@ pub(super) struct Known<'a> {
 }
 
 /// What the commands of one group amount to, before anything is written.
-#[derive(Default)]
 pub(super) struct Group {
     pub records: Vec<Staged>,
     /// Files of ids that are no longer needed.
     pub forgotten: Vec<Listed>,
+    /// Contacts to take out of the files.
+    pub erasures: Vec<(Whose, Answer<Erased>)>,
     keys: HashMap<DedupKey, Seq>,
     settled: HashSet<Seq>,
     bytes: u64,
@@ -146,6 +162,20 @@ pub(super) struct Group {
 }
 
 impl Group {
+    /// A group of about so many commands.
+    pub fn new(commands: usize) -> Self {
+        Self {
+            records: Vec::with_capacity(commands),
+            forgotten: Vec::new(),
+            erasures: Vec::new(),
+            keys: HashMap::with_capacity(commands),
+            settled: HashSet::with_capacity(commands),
+            bytes: 0,
+            taken: HashMap::new(),
+            taken_in: HashMap::new(),
+        }
+    }
+
     /// Decides on a command; `None` if nobody waits for an answer.
     pub fn decide(&mut self, known: &mut Known<'_>, command: Command) -> Option<Reply> {
         Some(match command {
@@ -189,6 +219,14 @@ impl Group {
             }
             Command::Adopt(run) => {
                 self.forgotten.extend(known.ids.adopt(run));
+                return None;
+            }
+            Command::Forget { seqs, reply } => {
+                known.state.forget_erased(&seqs);
+                done(reply, false)
+            }
+            Command::Erase { whose, reply } => {
+                self.erasures.push((whose, reply));
                 return None;
             }
             Command::Tick => return None,
@@ -236,9 +274,10 @@ impl Group {
             known.state.observe(entry.head.accepted_at_ms);
         }
         let mut before = Vec::with_capacity(entries.len());
-        let mut fresh = HashSet::new();
+        // Nothing is allocated for one entry, which most calls hold.
+        let (mut fresh, several) = (HashSet::new(), entries.len() > 1);
         let (mut bytes, mut waits) = (self.bytes, false);
-        let mut taken: HashMap<_, u64> = HashMap::new();
+        let mut taken: Vec<Taken> = Vec::with_capacity(1);
         for entry in &entries {
             let head = &entry.head;
             let earlier = match (entry.replaces, self.keys.get(&head.dedup)) {
@@ -259,20 +298,23 @@ impl Group {
                     found.map_err(|error| AppendError::Io(Arc::new(error)))?
                 }
             };
-            if earlier.is_none() && (entry.replaces.is_some() || fresh.insert(head.dedup)) {
+            if earlier.is_none() && (entry.replaces.is_some() || !several || fresh.insert(head.dedup)) {
                 waits = true;
                 let len = record_len(&entry.content);
                 bytes += len;
-                *taken
-                    .entry((head.address.channel, head.address.environment))
-                    .or_default() += len;
+                let (channel, environment) = (head.address.channel, head.address.environment);
+                // A call's messages are of one channel: what comes from elsewhere may be of a few.
+                match taken.iter_mut().find(|of| (of.0, of.1) == (channel, environment)) {
+                    Some((_, _, taken)) => *taken += len,
+                    None => taken.push((channel, environment, len)),
+                }
             }
             before.push(earlier);
         }
         self.has_room(known, bytes, &taken)?;
 
         self.bytes = bytes;
-        for ((channel, environment), len) in taken {
+        for (channel, environment, len) in taken {
             *self.taken.entry(channel).or_default() += len;
             *self.taken_in.entry(environment).or_default() += len;
         }
@@ -320,12 +362,7 @@ impl Group {
     }
 
     /// Whether the journal, the channels and the environments have room for what is new.
-    fn has_room(
-        &self,
-        known: &Known<'_>,
-        bytes: u64,
-        taken: &HashMap<([u8; 16], [u8; 8]), u64>,
-    ) -> Result<(), AppendError> {
+    fn has_room(&self, known: &Known<'_>, bytes: u64, taken: &[Taken]) -> Result<(), AppendError> {
         if taken.is_empty() {
             return Ok(());
         }
@@ -336,7 +373,7 @@ impl Group {
         if known.state.bytes().saturating_add(growth) > options.max_bytes || !known.ids.has_room(ids) {
             return Err(AppendError::Full);
         }
-        for ((channel, environment), more) in taken {
+        for (channel, environment, more) in taken {
             let (of_channel, of_environment) = known.state.taken(*channel, *environment);
             let staged = self.taken.get(channel).copied().unwrap_or_default();
             if of_channel + staged + more > options.share(options.channel_share) {

@@ -200,7 +200,11 @@ fn dumped(segment: u64, place: Place, record: &Record<'_>) -> Dumped {
             let rest = format!("channel={channel} contact={} parked={parked}", lane.contact);
             ("parked", None, rest)
         }
-        Record::Erased => ("erased", None, String::new()),
+        Record::Erased(head) => {
+            let channel = uuid::Uuid::from_bytes(head.address.channel);
+            let rest = format!("channel={channel} accepted_at_ms={}", head.accepted_at_ms);
+            ("erased", Some(head.seq), rest)
+        }
     };
     Dumped {
         segment,

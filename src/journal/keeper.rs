@@ -26,6 +26,9 @@ use super::{Options, Outcome};
 const PIECE: usize = 256 << 10;
 /// Dead letters that are dropped in one go.
 const DROPPED_AT_ONCE: usize = 256;
+/// Of the files that wait to be segments, more than a quiet journal needs, one is given back in so many rounds: ten
+/// minutes without load.
+const ROUNDS_A_SPARE: u64 = 60;
 /// Segments that one round goes through for space.
 const SEGMENTS_A_ROUND: usize = 4;
 
@@ -36,6 +39,8 @@ pub(super) struct Keeper {
     pub runs: Arc<dyn RunStorage>,
     pub keyring: Option<Arc<Keyring>>,
     pub options: Options,
+    /// Rounds so far.
+    pub rounds: u64,
     /// Ids that are to be written, until that has succeeded.
     pub sealing: Option<Frozen>,
     /// Runs that are to be made one, until that has succeeded.
@@ -57,6 +62,15 @@ impl Keeper {
         for file in chores.forget {
             // The next opening of the ids finds it again, and does the same.
             let _ = self.runs.remove(file);
+        }
+        for erasure in chores.erase {
+            self.carry_out(erasure, ask);
+        }
+        self.rounds += 1;
+        if self.rounds.is_multiple_of(ROUNDS_A_SPARE)
+            && let Err(error) = self.storage.thin_out()
+        {
+            tracing::warn!(%error, "a file that waits to be a segment could not be given back");
         }
         self.sealing = chores.seal.or(self.sealing.take());
         self.merging = chores.merge.or(self.merging.take());

@@ -13,6 +13,7 @@
 //! - `state`: what is known in memory; `ids`: which ids are remembered
 //! - `group`: what a group of commands amounts to; `writer`: its commit; `thread`: where groups come from
 //! - `keeper`: space, keys and retention, off the path of a commit; `clock`: what time it is for things that expire
+//! - `erase`: takes one contact out of the files
 //! - `look`: what a person is shown of what is kept
 //! - `storage`: file operations
 //!
@@ -20,6 +21,7 @@
 //! rule in `clock`.
 
 mod clock;
+mod erase;
 mod error;
 mod format;
 mod group;
@@ -55,6 +57,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::erase::{Erased, Whose};
 pub use self::error::{AppendError, OpenError, ReadError};
 use self::format::{Head, Record, decode_record};
 use self::group::{Answer, Command, fits};
@@ -145,6 +148,7 @@ impl Journal {
                 source,
             },
         })?;
+        let directory = directory.with_spares(options.max_bytes / 4 / options.segment_bytes.max(1));
         let runs = RunDirectory::open(dir).map_err(|source| OpenError::Io {
             doing: "open the directory of remembered ids",
             source,
@@ -171,6 +175,7 @@ impl Journal {
             storage: Arc::clone(&storage),
             shared: Arc::clone(&shared),
             runs,
+            rounds: 0,
             sealing: None,
             merging: None,
             keyring: surroundings.keyring.clone(),
@@ -321,6 +326,16 @@ impl Journal {
     /// [`AppendError`].
     pub async fn park(&self, lane: Lane, parked: bool) -> Result<(), AppendError> {
         self.ask(|reply| Command::Park { lane, parked, reply }).await
+    }
+
+    /// Overwrites contact and body of all messages of a contact that nobody needs any more: delivered, dropped, or sent.
+    /// What is pending or a dead letter stays, and is counted in [`Erased::left`]: drop it before. The ids stay
+    /// remembered. Reads every segment, so it takes seconds where the journal is large; commits go on meanwhile.
+    ///
+    /// # Errors
+    /// [`AppendError`]; a part may be erased. A second call goes on with the rest.
+    pub async fn erase(&self, whose: Whose) -> Result<Erased, AppendError> {
+        self.ask(|reply| Command::Erase { whose, reply }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, AppendError> {

@@ -329,9 +329,15 @@ fn replay_segment(
         state.observe(frame.newest_ms);
         for (place, record) in &frame.records {
             state.apply(number, *place, record);
-            let Record::Accepted(entry) = record else { continue };
-            let head = &entry.head;
-            seen.push(head, state);
+            let head = match record {
+                Record::Accepted(entry) => &entry.head,
+                // Its id stays remembered.
+                Record::Erased(head) => head,
+                _ => continue,
+            };
+            if matches!(record, Record::Accepted(_)) {
+                seen.push(head, state);
+            }
             if head.is_new() && head.seq > sealed_through {
                 ids.insert(&head.dedup, head.born(), head.accepted_at_ms, head.seq);
             }

@@ -4,8 +4,11 @@
 //! Not for bytes or files (bodies stay on disk) and not for remembered ids (`ids/`). Upholds law 4 (what a channel and
 //! an environment take of the journal is counted) and law 11: a message takes about 60 bytes here.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
+
+// What is hashed here are numbers of our own and keyed digests: nobody outside can choose them.
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use super::format::{Accepted, Link, Place, Record, Salt};
 use super::{Address, DeadLetter, Direction, Lane, Note, Outcome, Reference, Sent, Seq, Standing, Wanted};
@@ -222,7 +225,30 @@ impl State {
             Record::Parked { lane, parked: false } => {
                 self.parked.remove(lane);
             }
-            Record::Erased => {}
+            Record::Erased(head) => {
+                if let Some(segment) = self.segments.get_mut(&segment) {
+                    segment.last_seq = segment.last_seq.max(head.seq.0);
+                }
+                self.never_reuse_below(head.seq.0.saturating_add(1));
+                self.observe(head.accepted_at_ms);
+            }
+        }
+    }
+
+    /// Forgets sent messages that are about to be erased.
+    pub fn forget_erased(&mut self, seqs: &[Seq]) {
+        for seq in seqs
+            .iter()
+            .filter(|seq| self.kind(**seq) == Some(Kind::Sent))
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            if let Some((reference, _)) = self.sent.by_seq.remove(&seq)
+                && self.sent.by_reference.get(&reference) == Some(&seq)
+            {
+                self.sent.by_reference.remove(&reference);
+            }
+            self.forget(seq);
         }
     }
 

@@ -27,6 +27,16 @@ pub(super) trait Storage: Send + Sync + 'static {
     fn prepare(&self, bytes: u64) -> io::Result<()>;
     /// A file is no longer needed: it is made ready for [`Storage::create`], or removed. Slow.
     fn retire(&self, number: u64) -> io::Result<()>;
+    /// Puts other bytes in the place of a file's, as a whole or not at all, and durably.
+    fn replace(&self, number: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Removes the files that wait: what they held must not be read any more.
+    fn discard_waiting(&self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Gives back one of the files that wait, if they are more than a quiet journal needs.
+    fn thin_out(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes creations durable.
     fn sync_directory(&self) -> io::Result<()>;
     /// Removes a file; one that is gone already is no error.
@@ -57,10 +67,15 @@ pub(super) struct Directory {
     handle: File,
     /// Held while a name of [`Directory::spare`] changes hands.
     spares: Mutex<()>,
+    /// How many may wait to be segments.
+    most: usize,
 }
 
-/// Files that wait to be segments: one to be used next, one for the full disk on which only settling goes on.
+/// Files that wait to be segments in a quiet journal: one to be used next, one for the full disk on which only settling
+/// goes on.
 const SPARES: usize = 2;
+/// The most that ever wait.
+const MOST_SPARES: usize = 64;
 /// What of a file is made zero before it waits: more than a header, so that nothing of the segment it was looks like one.
 const BLANK: [u8; 4096] = [0; 4096];
 /// Zeros are written in pieces of this many bytes.
@@ -107,9 +122,11 @@ impl Directory {
             path: path.to_owned(),
             handle: File::open(path)?,
             spares: Mutex::default(),
+            most: SPARES,
         };
         // What a crash left half ready.
         let _ = std::fs::remove_file(directory.unready());
+        let _ = std::fs::remove_file(directory.rewritten());
         Ok((directory, DirectoryLock { _file: lock }))
     }
 }
@@ -123,13 +140,26 @@ impl Directory {
         self.path.join("spare.new")
     }
 
+    fn rewritten(&self) -> PathBuf {
+        self.path.join("rewritten.new")
+    }
+
     fn spares(&self) -> MutexGuard<'_, ()> {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A name for one more file that is ready, if there are too few.
-    fn wanted(&self) -> Option<PathBuf> {
-        (0..SPARES)
+    /// Lets so many files wait to be segments. Under load many segments are done with at once, when the ids in them
+    /// are on disk elsewhere: removed, as many would soon have to be written full of zeros again.
+    pub fn with_spares(mut self, most: u64) -> Self {
+        self.most = usize::try_from(most)
+            .unwrap_or(MOST_SPARES)
+            .clamp(SPARES, MOST_SPARES);
+        self
+    }
+
+    /// A name for one more file that is ready, if there are fewer than so many.
+    fn wanted(&self, most: usize) -> Option<PathBuf> {
+        (0..most)
             .map(|index| self.spare(index))
             .find(|path| !path.exists())
     }
@@ -172,7 +202,8 @@ impl Storage for Directory {
     fn create(&self, number: u64) -> io::Result<(Box<dyn SegmentFile>, u64)> {
         let name = self.name(number);
         let _changing = self.spares();
-        let ready = (0..SPARES)
+        let ready = (0..MOST_SPARES)
+            .rev()
             .map(|index| self.spare(index))
             .find(|spare| !name.exists() && std::fs::rename(spare, &name).is_ok());
         let file = OpenOptions::new()
@@ -186,7 +217,7 @@ impl Storage for Directory {
 
     fn prepare(&self, bytes: u64) -> io::Result<()> {
         // Nobody else makes one ready at the same time: the lock is for the moment of the name alone.
-        if self.wanted().is_none() {
+        if self.wanted(SPARES).is_none() {
             return Ok(());
         }
         let unready = self.unready();
@@ -214,7 +245,7 @@ impl Storage for Directory {
             return Err(error);
         }
         let _changing = self.spares();
-        match self.wanted() {
+        match self.wanted(self.most) {
             Some(spare) => std::fs::rename(&unready, spare),
             None => std::fs::remove_file(&unready),
         }
@@ -222,7 +253,7 @@ impl Storage for Directory {
 
     fn retire(&self, number: u64) -> io::Result<()> {
         let name = self.name(number);
-        if self.wanted().is_none() {
+        if self.wanted(self.most).is_none() {
             return self.remove(number);
         }
         let file = OpenOptions::new().write(true).open(&name)?;
@@ -233,9 +264,49 @@ impl Storage for Directory {
         // Before it has another name: a segment's header under a number that is not its own looks like damage.
         file.sync_data()?;
         let _changing = self.spares();
-        match self.wanted() {
+        match self.wanted(self.most) {
             Some(spare) => std::fs::rename(name, spare),
             None => std::fs::remove_file(name),
+        }
+    }
+
+    fn replace(&self, number: u64, bytes: &[u8]) -> io::Result<()> {
+        let unready = self.rewritten();
+        let write = || {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .open(&unready)?;
+            FileExt::write_all_at(&file, bytes, 0)?;
+            file.sync_all()?;
+            std::fs::rename(&unready, self.name(number))
+        };
+        if let Err(error) = write() {
+            let _ = std::fs::remove_file(&unready);
+            return Err(error);
+        }
+        self.handle.sync_all()
+    }
+
+    fn discard_waiting(&self) -> io::Result<()> {
+        let _changing = self.spares();
+        for path in (0..MOST_SPARES).map(|index| self.spare(index)) {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.handle.sync_all()
+    }
+
+    fn thin_out(&self) -> io::Result<()> {
+        let _changing = self.spares();
+        let last = (SPARES..MOST_SPARES).rev().map(|index| self.spare(index));
+        match last.into_iter().find(|path| path.exists()) {
+            Some(path) => std::fs::remove_file(path),
+            None => Ok(()),
         }
     }
 

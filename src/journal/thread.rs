@@ -21,8 +21,11 @@ const GROUP_COMMANDS: usize = 1024;
 const GROUP_BYTES: usize = 4 << 20;
 /// The gather ends early with this many: more would not make the sync much cheaper for each.
 const GATHER_COMMANDS: usize = 256;
-/// The gather sleeps in slices: cheaper than waking for every arrival.
+/// The gather sleeps in slices: cheaper than waking for every arrival. Where it would not end early, there is but one.
 const GATHER_SLICE: Duration = Duration::from_micros(500);
+/// How long a busy writer without work waits before it says that its last frame was whole: who was answered may be
+/// about to ask again, and would find it waiting for the disk.
+const BEFORE_MARK: Duration = Duration::from_micros(100);
 
 /// How often the keeper looks whether time alone has changed anything.
 const KEEPER_ROUND: Duration = Duration::from_secs(10);
@@ -70,9 +73,9 @@ fn run(
 ) -> Option<oneshot::Sender<()>> {
     let mut last_group = 0;
     loop {
-        let job = match queue.try_recv() {
-            Ok(job) => job,
-            Err(_) => {
+        let job = match next_soon(&mut queue, last_group > 1) {
+            Some(job) => job,
+            None => {
                 writer.mark();
                 queue.blocking_recv()?
             }
@@ -82,12 +85,17 @@ fn run(
         group.drain(&mut queue);
         if last_group > 1 {
             let deadline = Instant::now() + gather;
+            let slice = if last_group < GATHER_COMMANDS / 4 {
+                gather
+            } else {
+                GATHER_SLICE
+            };
             while group.is_open() && group.commands.len() < GATHER_COMMANDS {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     break;
                 }
-                thread::sleep(left.min(GATHER_SLICE));
+                thread::sleep(left.min(slice));
                 group.drain(&mut queue);
             }
         }
@@ -101,6 +109,14 @@ fn run(
             return Some(closed);
         }
     }
+}
+
+/// The next job, if it is there or, with several callers, comes in a moment.
+fn next_soon(queue: &mut Receiver<Job>, several: bool) -> Option<Job> {
+    queue.try_recv().ok().or_else(|| {
+        several.then(|| thread::sleep(BEFORE_MARK))?;
+        queue.try_recv().ok()
+    })
 }
 
 /// Does what is to be done, as it comes up and from time to time. It asks the writer like any caller, but keeps no

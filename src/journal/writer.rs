@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::clock::ExpiryClock;
+use super::erase::{Erased, Erasure, Whose};
 use super::format::{
     Accepted, FRAME_OVERHEAD, Link, Part, Place, Record, SEGMENT_HEADER, Salt, SegmentHeader, encode_frame,
 };
-use super::group::{Command, Group, Known, Room, Staged};
+use super::group::{Answer, Command, Group, Known, Room, Staged};
 use super::ids::{self, Frozen, Ids, Listed, Merge, RunStorage};
 use super::replay::{Recovered, recover};
 use super::state::State;
@@ -103,6 +104,8 @@ pub(super) struct Chores {
     pub merge: Option<Merge>,
     /// Files of ids that are no longer needed.
     pub forget: Vec<Listed>,
+    /// Contacts to take out of the files.
+    pub erase: Vec<Erasure>,
 }
 
 impl Chores {
@@ -112,6 +115,7 @@ impl Chores {
             && self.seal.is_none()
             && self.merge.is_none()
             && self.forget.is_empty()
+            && self.erase.is_empty()
     }
 }
 
@@ -168,7 +172,7 @@ impl Writer {
             state: Mutex::new(state),
             counters: Mutex::default(),
             expiry_ms: AtomicU64::new(0),
-            ids: AtomicU64::new(ids.stats().ids),
+            ids: AtomicU64::new(ids.len()),
             feed: Mutex::default(),
         };
         let mut writer = Self {
@@ -230,7 +234,7 @@ impl Writer {
     /// Carries out a group of commands with at most one write and one sync, and answers all of them. Returns what is
     /// to be done off the path of a commit.
     pub fn commit(&mut self, commands: Vec<Command>) -> Chores {
-        let mut group = Group::default();
+        let mut group = Group::new(commands.len());
         group.forgotten = self.tell_time();
         let mut replies = Vec::with_capacity(commands.len());
         let mut trimmed = Vec::new();
@@ -272,14 +276,42 @@ impl Writer {
         for reply in replies {
             reply.send(result.as_ref().err());
         }
+        let erase = self.begin_erasures(group.erasures);
         let seal = self.freeze();
         Chores {
             forget: group.forgotten,
+            erase,
             merge: self.merge(seal.is_some()),
             seal,
             // Not before the record that gives them up is durable, or a missing segment would look like a lost one.
             retire: if result.is_ok() { trimmed } else { Vec::new() },
             prepare: self.prepare(),
+        }
+    }
+
+    /// What is erased is written anew, file by file: so the file that takes the next frame must be another one.
+    fn begin_erasures(&mut self, erasures: Vec<(Whose, Answer<Erased>)>) -> Vec<Erasure> {
+        if erasures.is_empty() {
+            return Vec::new();
+        }
+        let begun = match self.active.take() {
+            Some(active) if active.end == SEGMENT_HEADER as u64 => Ok(active),
+            _ => self.start_segment(),
+        };
+        match begun {
+            Ok(active) => {
+                self.active = Some(active);
+                let below = self.last.number;
+                let of = |(whose, reply)| Erasure { whose, below, reply };
+                erasures.into_iter().map(of).collect()
+            }
+            Err(error) => {
+                let error = AppendError::from_io(error);
+                for (_, reply) in erasures {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                Vec::new()
+            }
         }
     }
 
@@ -359,7 +391,7 @@ impl Writer {
             }
         }
         drop(state);
-        self.shared.ids.store(self.ids.stats().ids, Ordering::Relaxed);
+        self.shared.ids.store(self.ids.len(), Ordering::Relaxed);
     }
 
     fn try_write(&mut self, records: &[Staged]) -> io::Result<(Vec<Place>, Duration)> {

@@ -415,6 +415,12 @@ impl Ids {
             .unwrap_or(Seq(0))
     }
 
+    /// How many ids are remembered.
+    pub fn len(&self) -> u64 {
+        let frozen = self.frozen.as_ref().map_or(0, |frozen| frozen.table.len());
+        (self.table.len() + frozen) as u64 + self.runs.values().map(|run| run.ids).sum::<u64>()
+    }
+
     /// Numbers for metrics. Cheap: reads memory only.
     pub fn stats(&self) -> Stats {
         let frozen = self.frozen.as_ref().map(|frozen| &*frozen.table);
@@ -432,7 +438,7 @@ impl Ids {
             // A run's file: its handle and the text of its name.
             + self.runs.len() * (size_of::<RunFile>() + 128);
         Stats {
-            ids: ids_in_memory as u64 + self.runs.values().map(|run| run.ids).sum::<u64>(),
+            ids: self.len(),
             ids_in_memory: ids_in_memory as u64,
             runs: self.runs.len() as u64,
             bytes_on_disk: self.runs.values().map(|run| run.bytes).sum(),

@@ -80,13 +80,22 @@ fn records(body: &[u8]) -> Vec<Record<'_>> {
             },
             parked: true,
         },
-        Record::Erased,
+        Record::Erased(Head {
+            address: Address {
+                contact: ContactKey([0; 16]),
+                ..address
+            },
+            key: 0,
+            request: None,
+            ..head
+        }),
     ]
 }
 
 fn frame_at(offset: usize, body: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
-    let parts: Vec<_> = records(body).into_iter().map(Part::Record).collect();
+    let records = records(body);
+    let parts: Vec<_> = records.iter().map(Part::Record).collect();
     encode_frame(&mut frame, SALT, offset as u64, 9, &parts).unwrap();
     let mut file = vec![0; offset];
     file[..SEGMENT_HEADER].copy_from_slice(&header().encode());

@@ -324,6 +324,30 @@ impl Storage for Disk {
         Ok(())
     }
 
+    fn replace(&self, number: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut inner = self.inner.lock().unwrap();
+        // A machine that stops has renamed the new file or has not.
+        let renamed = inner.rng.bool();
+        let step = inner.step();
+        if !matches!(step, Ok(None)) && !(inner.stopped && renamed && inner.names.contains_key(&number)) {
+            return Err(io::Error::other("replacing failed"));
+        }
+        inner.inodes.push(Inode {
+            cached: bytes.to_vec(),
+            durable: bytes.to_vec(),
+            dirty: Vec::new(),
+        });
+        let index = inner.inodes.len() - 1;
+        inner.names.insert(number, index);
+        inner.durable_names.insert(number, index);
+        step.map(drop)
+    }
+
+    fn discard_waiting(&self) -> io::Result<()> {
+        self.inner.lock().unwrap().spares.clear();
+        Ok(())
+    }
+
     fn sync_directory(&self) -> io::Result<()> {
         let mut inner = self.inner.lock().unwrap();
         if inner.step()?.is_some() {

@@ -5,7 +5,9 @@ mod bytes;
 mod crash;
 mod damage;
 mod disk;
+mod erase;
 mod faults;
+mod spares;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,6 +140,7 @@ impl Bench {
             runs: Arc::new(runs.clone()),
             keyring: None,
             options: options.clone(),
+            rounds: 0,
             sealing: None,
             merging: None,
         };
