@@ -343,6 +343,10 @@ async fn commits(
             share >= 0.4,
         );
         let cost = per(since("journal", own)?, done);
+        table.note(
+            format!("of it the keeper's, {callers} in flight"),
+            format!("{:.2} us", per(since("journal-keeper", keeper)?, done)),
+        );
         let each = usize::try_from(done * (BODY as u64 + 200) / commits.max(1)).unwrap_or(BODY);
         table.note(
             format!("raw writes and syncs alone, {callers} in flight"),

@@ -172,7 +172,7 @@ impl Writer {
             state: Mutex::new(state),
             counters: Mutex::default(),
             expiry_ms: AtomicU64::new(0),
-            ids: AtomicU64::new(ids.len()),
+            ids: AtomicU64::new(ids.count()),
             feed: Mutex::default(),
         };
         let mut writer = Self {
@@ -391,7 +391,7 @@ impl Writer {
             }
         }
         drop(state);
-        self.shared.ids.store(self.ids.len(), Ordering::Relaxed);
+        self.shared.ids.store(self.ids.count(), Ordering::Relaxed);
     }
 
     fn try_write(&mut self, records: &[Staged]) -> io::Result<(Vec<Place>, Duration)> {

@@ -581,3 +581,60 @@ async fn a_web_page_that_somebody_on_call_has_open_reaches_nothing() {
         (404, &json!("NoSuchPath"))
     );
 }
+
+#[tokio::test]
+async fn a_user_who_wants_to_be_forgotten_is_taken_out_and_a_receipt_says_what_went() {
+    const OTHER: &str = "349876543210911";
+    let (world, _) = refusing("erase", "").await;
+    let dead = dead_letters(&world, 2).await;
+    world.kernel.user_sends("1002", OTHER, TEXT).unwrap();
+    world
+        .until("the other user's reply is given up", async || {
+            seqs(&get(&world, "/v1/messages?state=dead").await).len() == 3
+        })
+        .await;
+
+    // Who is meant must be clear, and a plan changes nothing.
+    for wrong in [
+        json!({"because": "DSR-1"}),
+        json!({"number": USER, "contact": "0a1b2c3d4e5f", "because": "DSR-1"}),
+        json!({"number": "nobody", "because": "DSR-1"}),
+        json!({"number": USER}),
+    ] {
+        let answer = post(&world, "/v1/erase", wrong.clone()).await;
+        assert_eq!(answer.status, 400, "{wrong}: {}", answer.text);
+    }
+    let number = format!("+{USER}");
+    let erase = ["erase", "--number", &number, "--because", "DSR-1"];
+    let (code, would, _) = run(&world, &erase);
+    assert!(
+        code == 2 && would.contains("2 dead letters would be given up"),
+        "{would}"
+    );
+    assert_eq!(seqs(&get(&world, "/v1/messages?state=dead").await).len(), 3);
+
+    let (code, receipt, error) = run(&world, &[&erase[..], &["--yes", "-o", "json"]].concat());
+    assert_eq!(code, 0, "{receipt} {error}");
+    let receipt: Value = serde_json::from_str(&receipt).unwrap();
+    // Two questions that Aura had, and two replies that Kernel did not take.
+    assert_eq!(
+        (&receipt["gaveUp"], &receipt["overwritten"], &receipt["complete"]),
+        (&json!({"pending": 0, "deadLetters": 2}), &json!(4), &json!(true)),
+        "{receipt}"
+    );
+    nothing_personal("the receipt", &receipt.to_string());
+    let line = audited(&world).pop().unwrap();
+    assert_eq!((&line["verb"], &line["receipt"]), (&json!("erase"), &receipt));
+
+    let left = seqs(&get(&world, "/v1/messages?state=dead").await);
+    assert!(
+        left.len() == 1 && !dead.contains(&left[0]),
+        "the other user's is there: {left:?}"
+    );
+    // Nothing is left to go, and he may write again.
+    let (code, again, _) = run(&world, &[&erase[..], &["--yes"]].concat());
+    assert!(code == 0 && again.contains("0 records in 0 files"), "{again}");
+    world.kernel.clear_faults();
+    world.kernel.user_sends("1002", USER, "hola de nuevo").unwrap();
+    world.kernel.wait_received(USER, 1, SOON).await.unwrap();
+}

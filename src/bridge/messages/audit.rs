@@ -47,6 +47,8 @@ pub(super) struct Change<'a> {
     pub seqs: &'a [Seq],
     /// What became of it.
     pub outcome: &'a str,
+    /// What a person is given to keep.
+    pub receipt: Option<&'a Value>,
     pub because: &'a str,
 }
 
@@ -94,6 +96,9 @@ fn line(change: &Change<'_>, now_ms: u64) -> Value {
     if !change.seqs.is_empty() {
         let seqs: Vec<u64> = change.seqs.iter().take(MAX_SEQS).map(|seq| seq.0).collect();
         line["seqs"] = seqs.into();
+    }
+    if let Some(receipt) = change.receipt {
+        line["receipt"] = receipt.clone();
     }
     let words = [
         ("channel", change.channel.map(|channel| channel.to_string())),

@@ -8,6 +8,7 @@ mod answers;
 mod audit;
 mod carry;
 mod desk;
+mod erase;
 mod export;
 mod office;
 mod view;
@@ -69,6 +70,7 @@ pub(super) fn router<D: Desk>(office: Office<D>) -> Router {
         .route("/v1/lanes/retry", post(retry::<D>))
         .route("/v1/dead-letters/export", get(carry::export::<D>))
         .route("/v1/dead-letters/import", post(carry::import::<D>))
+        .route("/v1/erase", post(erase::erase::<D>))
         .route("/v1/trace/{id}", get(trace::<D>))
         .fallback(async || Refused::NoSuchPath)
         .layer(middleware::from_fn(local))

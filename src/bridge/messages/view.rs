@@ -62,6 +62,10 @@ impl ContactPrefix {
         }
     }
 
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     pub fn is_of(&self, lane: &Lane) -> bool {
         lane.contact.0.starts_with(&self.0)
     }

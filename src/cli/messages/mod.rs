@@ -1,6 +1,7 @@
 //! `messages`: sees and repairs what is stuck in a bridge.
 
 mod client;
+mod erase;
 mod table;
 
 use std::{
@@ -43,6 +44,9 @@ Examples:
   aura-whatsapp-operator messages park --channel UUID --contact 0a1b2c3d4e5f --direction to_user --because 'INC-78'
   aura-whatsapp-operator messages unpark --channel UUID --contact 0a1b2c3d4e5f --direction to_user --because 'INC-78'
 
+  # A user wants to be forgotten
+  echo +34600000001 | aura-whatsapp-operator messages erase --number - --because 'DSR-12' --yes
+
 A contact is named by the twelve hex digits that logs show. Every change says why (--because) and leaves a line in the
 bridge's audit log.
 
@@ -81,6 +85,8 @@ enum Command {
     Unpark(Hold),
     /// Try the next message of a conversation now, if it waits for its next attempt
     Retry(Hold),
+    /// Take one user out of the journal for good, and print the receipt
+    Erase(erase::Erase),
     /// Write dead letters to a file, with texts and phone numbers; needs bridge.showBodies
     Export(Export),
     /// Take dead letters back from a file that export has written
@@ -258,6 +264,7 @@ impl Messages {
                 Command::Park(command) => command.run(&client, "park").await,
                 Command::Unpark(command) => command.run(&client, "unpark").await,
                 Command::Retry(command) => command.run(&client, "retry").await,
+                Command::Erase(command) => command.run(&client).await,
                 Command::Export(command) => command.run(&client).await,
                 Command::Import(command) => command.run(&client).await,
             }

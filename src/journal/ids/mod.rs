@@ -416,7 +416,7 @@ impl Ids {
     }
 
     /// How many ids are remembered.
-    pub fn len(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         let frozen = self.frozen.as_ref().map_or(0, |frozen| frozen.table.len());
         (self.table.len() + frozen) as u64 + self.runs.values().map(|run| run.ids).sum::<u64>()
     }
@@ -438,7 +438,7 @@ impl Ids {
             // A run's file: its handle and the text of its name.
             + self.runs.len() * (size_of::<RunFile>() + 128);
         Stats {
-            ids: self.len(),
+            ids: self.count(),
             ids_in_memory: ids_in_memory as u64,
             runs: self.runs.len() as u64,
             bytes_on_disk: self.runs.values().map(|run| run.bytes).sum(),

@@ -329,7 +329,8 @@ impl Storage for Disk {
         // A machine that stops has renamed the new file or has not.
         let renamed = inner.rng.bool();
         let step = inner.step();
-        if !matches!(step, Ok(None)) && !(inner.stopped && renamed && inner.names.contains_key(&number)) {
+        let stopped_behind_it = inner.stopped && renamed && inner.names.contains_key(&number);
+        if !(matches!(step, Ok(None)) || stopped_behind_it) {
             return Err(io::Error::other("replacing failed"));
         }
         inner.inodes.push(Inode {

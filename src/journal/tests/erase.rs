@@ -171,7 +171,9 @@ fn damage_is_told_and_what_is_damaged_stays_as_it_is() {
     bench.disk.edit(1, |file| file[64 + 40] ^= 1);
     let before = bench.disk.files()[&1].clone();
     let error = erase(&mut bench, whose()).unwrap_err();
-    let AppendError::Io(why) = &error else { panic!("{error}") };
+    let AppendError::Io(why) = &error else {
+        panic!("{error}")
+    };
     assert!(why.to_string().starts_with("segment 1 at byte 64"), "{why}");
     assert_eq!(bench.disk.files()[&1], before);
 }
