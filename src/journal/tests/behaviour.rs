@@ -206,6 +206,24 @@ fn an_id_is_remembered_for_its_window_also_across_restarts() {
 }
 
 #[test]
+fn an_id_is_remembered_for_seven_days_but_an_hour_where_nothing_else_is_said() {
+    let mut bench = Bench::new(&roomy());
+    bench.append(vec![entry(1)]).unwrap();
+    bench.settle(Seq(1)).unwrap();
+    for hour in 1..7 * 24 {
+        // An hour at a time: the clock does not jump. What came before is merged and forgotten as it always is.
+        bench.wall.set(START_MS + hour * HOUR_MS);
+        bench.append(vec![entry(1000 + hour)]).unwrap();
+        bench.keep();
+        if hour % 24 == 0 {
+            (bench, _) = bench.reopen().unwrap();
+        }
+    }
+    let again = entry(1).at(START_MS + (7 * 24 - 1) * HOUR_MS);
+    assert_eq!(bench.append(vec![again]).unwrap(), [Appended::Duplicate(Seq(1))]);
+}
+
+#[test]
 fn settling_twice_or_an_unknown_message_writes_nothing() {
     let mut bench = Bench::new(&roomy());
     bench.append(vec![entry(1)]).unwrap();
