@@ -106,6 +106,8 @@ pub struct Reply {
 pub struct ReplyData {
     /// The UUID of the Aura channel.
     pub channel_id: Option<String>,
+    /// Ties the two sides' logs.
+    pub correlator: Option<String>,
 }
 
 /// A card or file of a reply.

@@ -15,6 +15,7 @@ use crate::{
     config::{Credential, Identity},
     http,
     kernel::contract::CORRELATOR,
+    telemetry::Outgoing,
 };
 
 /// Largest answer of Aura that is read, in bytes. Its content does not matter.
@@ -94,7 +95,8 @@ impl Client {
         Ok(client)
     }
 
-    /// Posts an activity, already in JSON. `id` is the activity's own and the same for each attempt.
+    /// Posts an activity, already in JSON. `id` is the activity's own and the same for each attempt; `carried` ties the call
+    /// to its exchange.
     ///
     /// # Errors
     /// When Aura did not take it.
@@ -103,6 +105,7 @@ impl Client {
         url: &str,
         credential: &Credential,
         id: &str,
+        carried: &Outgoing,
         activity: Bytes,
         timeout: Duration,
     ) -> Result<(), AuraError> {
@@ -115,8 +118,11 @@ impl Client {
             .timeout(timeout)
             .header(CONTENT_TYPE, "application/json")
             .header(contract::IDEMPOTENCY_KEY, id)
-            .header(CORRELATOR, id)
+            .header(CORRELATOR, &carried.correlator)
             .body(activity);
+        for (name, value) in carried.trace_headers() {
+            call = call.header(name, value);
+        }
         if let Credential::Header(value) = credential
             && let Ok(mut value) = HeaderValue::from_str(value.expose_secret())
         {
@@ -158,7 +164,7 @@ mod tests {
         config::{CredentialSource, Mtls},
         server::{Bounds, ClientNames, Listening, Stop, Tls, listen},
         sim::certificates::Authority,
-        telemetry::ListenersMetrics,
+        telemetry::{Context, ListenersMetrics, w3c::SpanId},
         tls::Files,
     };
 
@@ -203,6 +209,7 @@ mod tests {
         let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new("aura's").unwrap());
         let url = aura(&folder.path().join("server"), &authority).await;
         let client = Client::new().unwrap();
+        let carried = Context::default().outgoing("id".to_owned(), SpanId::new(1));
         let credential = |name: &str, ca: &Authority| {
             let own = folder.path().join(name);
             authority.sign(&[name], 2040).unwrap().write(&own).unwrap();
@@ -221,7 +228,14 @@ mod tests {
         let post = async |credential: &Credential| {
             let activity = Bytes::from_static(b"{}");
             client
-                .post(&url, credential, "id", activity, Duration::from_secs(20))
+                .post(
+                    &url,
+                    credential,
+                    "id",
+                    &carried,
+                    activity,
+                    Duration::from_secs(20),
+                )
                 .await
         };
         let bridge = credential("bridge.test", &authority);

@@ -1,15 +1,20 @@
 //! One attempt to deliver one message: to Aura, or to Kernel with the channel's own token. Decides what an error
 //! means for the message; when to try again is decided in `delivery`.
 
-use std::{fmt::Display, sync::Arc};
+use std::{
+    fmt::Display,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use tracing::field::display;
 
 use super::{
     entry,
     routes::Route,
     state::{Shared, now_ms},
-    trail::{IdDigest, What},
+    trail::{IdDigest, Ties, What},
 };
 use crate::{
     api::ChannelId,
@@ -19,6 +24,7 @@ use crate::{
     journal::{Direction, Entry, Note, Outcome, Seq},
     kernel::{self, KernelError, TokenRequest},
     keys::ConversationKey,
+    telemetry::{Context, Outgoing, w3c::SpanId},
     whatsapp,
 };
 
@@ -48,29 +54,59 @@ impl Deliver for Deliverer {
                 Ended::Blocked
             };
         };
-        let (ended, why) = match direction {
-            Direction::ToAura => self.to_aura(&route, &entry).await,
-            Direction::ToKernel => self.to_kernel(&route, &entry).await,
+        let begun = Instant::now();
+        let message = self.message(&route, &entry);
+        let own = match &message {
+            Some(Message::Event { id, .. }) => id.clone(),
+            _ => entry::send_key(seq, 0, &self.state.keys.load()),
         };
-        let outcome = outcome(&ended);
-        self.state
-            .trail()
-            .happened(seq, What::attempt(outcome), attempt.number, now_ms());
-        self.state
-            .metrics
-            .attempted(channel.to_string(), word(direction), outcome);
+        let span = SpanId::new(fastrand::u64(..));
+        let carried = Context::of_kept(&entry.trace).outgoing(own, span);
+        let (ended, why) = match message {
+            Some(Message::Event { id, event }) => self.to_aura(&route, &entry, &id, &event, &carried).await,
+            Some(Message::Reply(reply)) => self.to_kernel(&route, &entry, &reply, &carried).await,
+            None => failed(
+                Ended::Fatal { reason: "Unreadable" },
+                &"the journal's entry is not what its direction says",
+            ),
+        };
+        let (outcome, now) = (outcome(&ended), now_ms());
+        {
+            let mut trail = self.state.trail();
+            trail.tied(seq, Ties::of(&carried));
+            trail.happened(seq, What::attempt(outcome), attempt.number, now);
+        }
+        let metrics = &self.state.metrics;
+        metrics.attempted(channel.to_string(), word(direction), outcome);
+        if ended != Ended::Blocked {
+            metrics.attempt_took(word(direction), begun.elapsed());
+        }
+        if matches!(ended, Ended::Delivered { .. }) {
+            let since = Duration::from_millis(now.saturating_sub(entry.accepted_at_ms));
+            metrics.arrived_after(word(direction), since);
+        }
+        let (trace_id, span_id) = (carried.trace_id().map(display), carried.span_id().map(display));
+        let correlator = carried.correlator.as_str();
         if let Some(why) = why {
             let direction = word(direction);
             let (number, uncertain) = (attempt.number, attempt.uncertain);
             tracing::info!(
-                %channel, seq = seq.0, direction, attempt = number, outcome, why, uncertain, "an attempt failed"
+                %channel, seq = seq.0, direction, attempt = number, outcome, why, uncertain,
+                trace_id, span_id, correlator, "an attempt failed"
             );
-        } else if attempt.uncertain {
+        } else {
             let direction = word(direction);
-            tracing::warn!(
-                %channel, seq = seq.0, direction,
-                "delivered after an attempt that may have arrived as well: it may be a duplicate"
-            );
+            if attempt.uncertain {
+                tracing::warn!(
+                    %channel, seq = seq.0, direction, trace_id, span_id, correlator,
+                    "delivered after an attempt that may have arrived as well: it may be a duplicate"
+                );
+            } else {
+                tracing::debug!(
+                    %channel, seq = seq.0, direction, attempt = attempt.number, trace_id, span_id, correlator,
+                    "the other side took it"
+                );
+            }
         }
         ended
     }
@@ -83,25 +119,38 @@ impl Deliver for Deliverer {
             Outcome::DeadLetter { .. } => What::DeadLetter,
             Outcome::Dropped { .. } => What::Dropped,
         };
-        self.state.trail().happened(item.seq, what, 0, now_ms());
+        let ties = {
+            let mut trail = self.state.trail();
+            trail.happened(item.seq, what, 0, now_ms());
+            trail.of(item.seq).and_then(|steps| steps.ties.clone())
+        };
+        let trace_id = ties.as_ref().and_then(|ties| ties.trace_id).map(display);
+        let correlator = ties.as_ref().map(|ties| &*ties.correlator);
         match outcome {
             Outcome::Delivered { .. } => {
                 self.state
                     .metrics
                     .settled(channel.to_string(), direction, "delivered");
-                tracing::info!(%channel, %contact, seq = item.seq.0, direction, "delivered");
+                tracing::info!(
+                    %channel, %contact, seq = item.seq.0, direction, trace_id, correlator, "delivered"
+                );
             }
             Outcome::DeadLetter { reason } => {
                 self.state
                     .metrics
                     .settled(channel.to_string(), direction, "dead_letter");
-                tracing::warn!(%channel, %contact, seq = item.seq.0, direction, reason, "given up: dead letter");
+                tracing::warn!(
+                    %channel, %contact, seq = item.seq.0, direction, reason, trace_id, correlator,
+                    "given up: dead letter"
+                );
             }
             Outcome::Dropped { reason } => {
                 self.state
                     .metrics
                     .settled(channel.to_string(), direction, "dropped");
-                tracing::info!(%channel, %contact, seq = item.seq.0, direction, reason, "dropped");
+                tracing::info!(
+                    %channel, %contact, seq = item.seq.0, direction, reason, trace_id, correlator, "dropped"
+                );
             }
         }
     }
@@ -144,6 +193,14 @@ impl Deliver for Deliverer {
     }
 }
 
+/// What an entry of the journal is.
+enum Message {
+    /// A user's message or a status, under the id of its activity.
+    Event { id: String, event: whatsapp::Event },
+    /// Aura's.
+    Reply(Reply),
+}
+
 /// How an attempt ended and, where it did not deliver, why, in words without anything personal.
 type Tried = (Ended, Option<String>);
 
@@ -152,8 +209,27 @@ fn failed(ended: Ended, why: &dyn Display) -> Tried {
 }
 
 impl Deliverer {
-    async fn to_aura(&self, route: &Route, entry: &Entry) -> Tried {
-        let Some((id, activity)) = self.activity(route, entry) else {
+    /// What an entry is; `None` where it is nothing that could be delivered in its direction.
+    fn message(&self, route: &Route, entry: &Entry) -> Option<Message> {
+        match entry.address.direction {
+            Direction::ToAura => {
+                let event = whatsapp::parse(&entry.body).ok()?.pop()?;
+                let id = entry::activity_id(route.channel, &event, &self.state.keys.load());
+                Some(Message::Event { id, event })
+            }
+            Direction::ToKernel => serde_json::from_slice(&entry.body).ok().map(Message::Reply),
+        }
+    }
+
+    async fn to_aura(
+        &self,
+        route: &Route,
+        entry: &Entry,
+        id: &str,
+        event: &whatsapp::Event,
+        carried: &Outgoing,
+    ) -> Tried {
+        let Some(activity) = self.activity(route, entry, id, event, carried) else {
             return failed(
                 Ended::Fatal { reason: "Unreadable" },
                 &"the journal's entry is no webhook call",
@@ -168,7 +244,14 @@ impl Deliverer {
         crate::failpoint::at!(BeforeAura);
         let posted = self
             .aura
-            .post(url, &credentials.outbound, &id, activity, settings.timeout())
+            .post(
+                url,
+                &credentials.outbound,
+                id,
+                carried,
+                activity,
+                settings.timeout(),
+            )
             .await;
         let Err(error) = posted else {
             crate::failpoint::at!(AfterAura);
@@ -177,10 +260,15 @@ impl Deliverer {
         failed(aura_failed(&error), &error)
     }
 
-    /// The activity's id and JSON.
-    fn activity(&self, route: &Route, entry: &Entry) -> Option<(String, Bytes)> {
-        let event = whatsapp::parse(&entry.body).ok()?.pop()?;
-        let id = entry::activity_id(route.channel, &event, &self.state.keys.load());
+    /// The activity in JSON.
+    fn activity(
+        &self,
+        route: &Route,
+        entry: &Entry,
+        id: &str,
+        event: &whatsapp::Event,
+        carried: &Outgoing,
+    ) -> Option<Bytes> {
         let conversation = self.state.keys.load().sealer().seal(&ConversationKey {
             channel: route.channel,
             contact: entry.contact.clone(),
@@ -188,23 +276,18 @@ impl Deliverer {
         let context = convert::Context {
             channel: route.channel,
             conversation,
-            id: id.clone(),
+            id: id.to_owned(),
+            correlator: carried.correlator.clone(),
             service_url: route.environment.aura.reply_url.as_str(),
         };
-        let activity = match &event {
+        let activity = match event {
             whatsapp::Event::Message(message) => convert::message_activity(message, &context),
             whatsapp::Event::Status(status) => convert::status_activity(status, &context),
         };
-        Some((id, Bytes::from(serde_json::to_vec(&activity.ok()?).ok()?)))
+        Some(Bytes::from(serde_json::to_vec(&activity.ok()?).ok()?))
     }
 
-    async fn to_kernel(&self, route: &Route, entry: &Entry) -> Tried {
-        let Ok(reply) = serde_json::from_slice::<Reply>(&entry.body) else {
-            return failed(
-                Ended::Fatal { reason: "Unreadable" },
-                &"the journal's entry is no reply",
-            );
-        };
+    async fn to_kernel(&self, route: &Route, entry: &Entry, reply: &Reply, carried: &Outgoing) -> Tried {
         let credentials = match self.state.secrets.credentials(route).await {
             Ok(credentials) => credentials,
             Err(error) => return failed(Ended::Blocked, &error),
@@ -226,14 +309,14 @@ impl Deliverer {
         // What a run before this one sent is not sent again.
         let mut sent = usize::from(entry.note.parts);
         let mut reference = None;
-        let parts = convert::reply_messages(&reply, &entry.contact);
+        let parts = convert::reply_messages(reply, &entry.contact);
         for part in parts.iter().skip(sent) {
-            let correlator = entry::send_correlator(entry.seq, sent, &self.state.keys.load());
             let keys = self.state.keys.load_full();
+            let key = entry::send_key(entry.seq, sent, &keys);
             let known_as = |id: &str| self.state.trail().known_as(entry.seq, IdDigest::of(id, &keys));
-            known_as(&correlator);
+            known_as(&key);
             crate::failpoint::at!(BeforeKernel);
-            match self.kernel.send(&request, &url, &correlator, part).await {
+            match self.kernel.send(&request, &url, &key, carried, part).await {
                 Ok(id) => {
                     crate::failpoint::at!(AfterKernel);
                     sent += 1;

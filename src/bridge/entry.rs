@@ -12,6 +12,7 @@ use crate::{
     api::ChannelId,
     journal::{Address, ContactKey, DedupKey, Direction, Kept, NewEntry, Reference, RequestId, Seq},
     keys::Keys,
+    telemetry::Context,
     whatsapp::{Event, InboundMessage, Status},
 };
 
@@ -88,6 +89,31 @@ pub fn reply(owner: &Owner, reply: &ReplyOf<'_>, body: Bytes, keys: &Keys, now_m
     }
 }
 
+impl NewEntry {
+    /// The same, with what its call says of the exchange that it belongs to.
+    #[must_use]
+    pub fn in_context(mut self, kept: &str) -> Self {
+        kept.clone_into(&mut self.trace);
+        self
+    }
+}
+
+/// What tells of users in a call: their numbers, and WhatsApp's ids, which are made of them.
+pub fn personal(events: &[Event]) -> Vec<&str> {
+    fn of(event: &Event) -> [&str; 2] {
+        match event {
+            Event::Message(message) => [&message.from, bare(&message.id)],
+            Event::Status(status) => [&status.recipient, bare(&status.id)],
+        }
+    }
+    events.iter().flat_map(of).collect()
+}
+
+/// An id of WhatsApp's without what all of them begin with.
+fn bare(id: &str) -> &str {
+    id.strip_prefix("wamid.").unwrap_or(id)
+}
+
 fn address(owner: &Owner, direction: Direction, contact: &str, keys: &Keys) -> Address {
     Address {
         direction,
@@ -102,18 +128,21 @@ fn message_key(channel: ChannelId, id: &str, keys: &Keys) -> DedupKey {
     DedupKey(keys.fingerprint(&[b"message", channel.as_bytes(), id.as_bytes()]))
 }
 
-/// Parts of a reply whose correlators are compared.
+/// Parts of a reply whose idempotency keys are compared.
 const PARTS: usize = 8;
 
-/// Whether others know a message by this id: a user's message by WhatsApp's and by that of its activity, a reply by its
-/// correlators.
+/// Whether others know a message by this id: a user's message by WhatsApp's and by that of its activity, a reply by the
+/// idempotency keys of its sends, each by the correlator that it came with.
 pub fn is_known_as(kept: &Kept, id: &str, keys: &Keys) -> bool {
     let channel = ChannelId::from_bytes(kept.address.channel);
+    if Context::of_kept(&kept.trace).correlator() == Some(id) {
+        return true;
+    }
     match kept.address.direction {
         Direction::ToAura => {
             kept.dedup == message_key(channel, id, keys) || kept.request == Some(request(id, keys))
         }
-        Direction::ToKernel => (0..PARTS).any(|part| send_correlator(kept.seq, part, keys) == id),
+        Direction::ToKernel => (0..PARTS).any(|part| send_key(kept.seq, part, keys) == id),
     }
 }
 
@@ -179,9 +208,9 @@ pub fn contact_key(contact: &str, keys: &Keys) -> ContactKey {
     ContactKey(keys.fingerprint(&[b"digest", contact.as_bytes()]))
 }
 
-/// The correlator of one part of a reply: the same for each attempt to send it, so that a send whose outcome is
-/// unknown can be recognised.
-pub fn send_correlator(seq: Seq, part: usize, keys: &Keys) -> String {
+/// The idempotency key of one part of a reply: the same for each attempt to send it, and no other's, so that a send whose
+/// outcome is unknown can be recognised. The first one is the reply's correlator where it came with none.
+pub fn send_key(seq: Seq, part: usize, keys: &Keys) -> String {
     uuid_of(keys.fingerprint(&[b"send", &seq.0.to_be_bytes(), &part.to_be_bytes()]))
 }
 

@@ -3,6 +3,8 @@
 //! A reply must come with its environment's credential, for a conversation that we gave out, and name the channel
 //! of that conversation (Law 5).
 
+use std::time::Instant;
+
 use axum::{
     Json, Router,
     body::Body,
@@ -14,7 +16,7 @@ use axum::{
 use serde_json::json;
 
 use super::{
-    entry,
+    entry, exchange,
     public::{self, Refusal},
     state::{Shared, now_ms},
     trail::IdDigest,
@@ -25,6 +27,7 @@ use crate::{
     convert,
     journal::Appended,
     server::ClientNames,
+    telemetry::Context,
 };
 
 /// Why a reply is not taken.
@@ -83,24 +86,27 @@ async fn reply(
     Path(path): Path<Vec<(String, String)>>,
     request: Request<Body>,
 ) -> Response {
-    match take(&state, &path, request).await {
+    let arrived = Instant::now();
+    let context = exchange::received(request.headers());
+    let mut response = match take(&state, &path, request, &context).await {
         Ok(id) => Json(json!({ "id": id })).into_response(),
-        Err(rejection) => {
-            let mut response = rejection.into_response();
-            if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-                response
-                    .headers_mut()
-                    .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            response
-        }
+        Err(rejection) => rejection.into_response(),
+    };
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
+    exchange::say_back(&mut response, &context);
+    state.metrics.reply_answered(arrived.elapsed().as_secs_f64());
+    response
 }
 
 async fn take(
     state: &Shared,
     path: &[(String, String)],
     request: Request<Body>,
+    context: &Context,
 ) -> Result<String, Rejection> {
     let (parts, body) = request.into_parts();
     let presented = parts
@@ -184,8 +190,18 @@ async fn take(
             .or(activity.reply_to_id.as_deref())
             .filter(|id| !id.is_empty()),
     };
+    // In the header, or where Aura's activities have it.
+    let data = activity.channel_data.as_ref();
+    let personal = [
+        conversation.contact.as_str(),
+        path.first().map_or("", |(_, id)| id),
+    ];
+    let context = context
+        .clone()
+        .or_correlator(data.and_then(|data| data.correlator.as_deref()))
+        .without(&personal);
     let now = now_ms();
-    let entry = entry::reply(&route.owner(), &reply, body, &keys, now);
+    let entry = entry::reply(&route.owner(), &reply, body, &keys, now).in_context(&context.kept());
     crate::failpoint::at!(ReplyReceived);
     let appended = state.keep(vec![entry], limits.commit_timeout()).await?;
     crate::failpoint::at!(ReplyKept);
@@ -195,10 +211,14 @@ async fn take(
         None => return Err(Refusal::NotNow.into()),
     };
     if let Some(one) = appended.first() {
-        state.arrived(*one, now, [own_id.map(|id| IdDigest::of(id, &keys))]);
+        let ids = [own_id, context.correlator()];
+        state.arrived(*one, now, ids.map(|id| id.map(|id| IdDigest::of(id, &keys))));
     }
     state.metrics.replied(&route.channel.to_string(), new, 1 - new);
     let contact = keys.digest(&conversation.contact);
-    tracing::info!(channel = %route.channel, %contact, seq, new, "reply accepted");
+    tracing::info!(
+        channel = %route.channel, %contact, seq, new,
+        trace_id = context.trace_id().map(tracing::field::display), correlator = context.correlator(), "reply accepted"
+    );
     Ok(own_id.map_or_else(|| format!("reply-{seq}"), ToOwned::to_owned))
 }

@@ -3,7 +3,7 @@
 //!
 //! `routes` says which channel goes where and `auth` who may call: both pure. `public`, `internal` and `admin` are
 //! the three listeners, `server` is the loop beneath them, `deliver` makes the attempts, `watch` keeps the routes
-//! up to date, `body` and `keep` read and keep what was sent, `secrets` keeps credentials in memory, `snapshot` keeps the
+//! up to date, `body` and `keep` read and keep what was sent, `exchange` what it says of its caller's trace, `secrets` keeps credentials in memory, `snapshot` keeps the
 //! routes across a restart. `messages` is what people on call use, on loopback alone, and `trail` what happened to the last
 //! messages.
 
@@ -13,6 +13,7 @@ mod callers;
 mod certificates;
 mod deliver;
 mod entry;
+mod exchange;
 mod internal;
 mod issued;
 mod keep;

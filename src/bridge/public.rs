@@ -14,13 +14,14 @@ use jiff::Timestamp;
 
 use super::{
     auth::{Verdict, judge},
-    entry,
+    deliver, entry, exchange,
     state::{Shared, now_ms},
     trail::IdDigest,
 };
 use crate::{
-    journal::Appended,
+    journal::{Appended, Direction},
     kernel::contract::WEBHOOK_CALL_PATH,
+    telemetry::Context,
     whatsapp::{self, Event},
 };
 
@@ -79,18 +80,20 @@ pub(super) fn router(state: Shared) -> Router {
 
 async fn webhook(Extract(state): Extract<Shared>, request: Request<Body>) -> Response {
     let arrived = Instant::now();
-    let answer = take(&state, request).await;
-    let response = match answer {
+    let context = exchange::received(request.headers());
+    let answer = take(&state, request, &context).await;
+    let mut response = match answer {
         Ok(()) => StatusCode::OK.into_response(),
         Err(refusal) => refusal.into_response(),
     };
+    exchange::say_back(&mut response, &context);
     state
         .metrics
         .webhook_answered(response.status().as_u16(), arrived.elapsed().as_secs_f64());
     response
 }
 
-async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
+async fn take(state: &Shared, request: Request<Body>, context: &Context) -> Result<(), Refusal> {
     let (parts, body) = request.into_parts();
     let authorization = parts
         .headers
@@ -125,6 +128,8 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
     })?;
 
     let (now, owner) = (now_ms(), route.owner());
+    let context = context.clone().without(&entry::personal(&events));
+    let kept_context = context.kept();
     let entries: Vec<_> = events
         .iter()
         .filter_map(|event| match event {
@@ -133,6 +138,7 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
                 entry::is_of_interest(status).then(|| entry::status(&owner, status, &keys, now))
             }
         })
+        .map(|entry| entry.in_context(&kept_context))
         .collect();
     if entries.is_empty() {
         return Ok(());
@@ -150,25 +156,41 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
             (Some(digest(&activity)), id.map(digest))
         })
         .collect();
-    let set_aside = entries.iter().filter(|entry| entry.set_aside.is_some()).count();
+    let set_aside: Vec<bool> = entries.iter().map(|entry| entry.set_aside.is_some()).collect();
     crate::failpoint::at!(WebhookReceived);
     let appended = state.keep(entries, limits.commit_timeout()).await?;
     let new = appended
         .iter()
         .filter(|one| matches!(one, Appended::New(_)))
         .count() as u64;
+    let correlator = context.correlator().map(|one| IdDigest::of(one, &keys));
     for (one, (activity, id)) in appended.iter().zip(known_as) {
-        state.arrived(*one, now, [activity, id]);
+        state.arrived(*one, now, [activity, id, correlator]);
     }
     state
         .metrics
         .accepted(&route.channel.to_string(), new, appended.len() as u64 - new);
-    if set_aside > 0 && new > 0 {
+    let set_aside = new_and_set_aside(&set_aside, &appended);
+    for _ in 0..set_aside {
+        let (channel, direction) = (route.channel.to_string(), deliver::word(Direction::ToAura));
+        state.metrics.settled(channel, direction, "dead_letter");
+    }
+    if set_aside > 0 {
         tracing::warn!(channel = %route.channel, set_aside, "older than ids are remembered: set aside as dead letters");
     }
-    tracing::info!(channel = %route.channel, new, again = appended.len() as u64 - new, "accepted");
+    tracing::info!(
+        channel = %route.channel, new, again = appended.len() as u64 - new,
+        trace_id = context.trace_id().map(tracing::field::display), correlator = context.correlator(), "accepted"
+    );
     crate::failpoint::after!(WebhookAnswered);
     Ok(())
+}
+
+/// How many of a call's messages are dead letters from now on.
+fn new_and_set_aside(set_aside: &[bool], appended: &[Appended]) -> usize {
+    let both = set_aside.iter().zip(appended);
+    both.filter(|(set_aside, one)| **set_aside && matches!(one, Appended::New(_)))
+        .count()
 }
 
 /// Whether the content is declared as JSON: `application/json` or `…+json`, with any parameters.

@@ -26,7 +26,7 @@ use super::{
     routes::RouteTable,
     secrets::Secrets,
     snapshot,
-    state::{Health, Leaving, Setup, State},
+    state::{Health, Leaving, Setup, State, now_ms},
     watch::{AHEAD, Watch},
 };
 use crate::{
@@ -203,6 +203,10 @@ pub async fn run(
         .set(i64::try_from(routes.len()).unwrap_or(i64::MAX));
     let health = Health::default();
     health.routes_known.store(snapshot.is_some(), Ordering::Relaxed);
+    let known_since = snapshot
+        .as_ref()
+        .map_or_else(|| now_ms() / 1000, |known| known.saved_s);
+    health.current_s.store(known_since, Ordering::Relaxed);
     let state = Arc::new(State {
         setup: ArcSwap::from_pointee(setup),
         setup_changed: Notify::new(),
@@ -419,7 +423,9 @@ fn refresh(state: &Arc<State>) -> Arc<dyn Fn() + Send + Sync> {
         state.metrics.journal_live_bytes.set(gauge(journal.live_bytes));
         state.metrics.journal_ids.set(gauge(journal.dedup_ids));
         state.metrics.dead_letters.set(gauge(journal.dead_letters));
-        state.metrics.backlogs(&state.journal.backlogs());
+        let now_s = now_ms() / 1000;
+        state.metrics.backlogs(&state.journal.backlogs(), now_s);
+        state.metrics.routes_age.set(gauge(state.routes_age(now_s)));
         state.metrics.watches.show(&state.watches);
     })
 }

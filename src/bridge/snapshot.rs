@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    time::UNIX_EPOCH,
 };
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub(super) struct Known {
     pub channels: Vec<ChannelView>,
     /// The keys issued elsewhere, as digests.
     pub issued: Issued,
+    /// When that was, in seconds since 1970; 0 where the volume does not say.
+    pub saved_s: u64,
 }
 
 fn path(dir: &Path) -> PathBuf {
@@ -59,10 +62,13 @@ pub(super) fn save(dir: &Path, channels: Vec<ChannelView>, issued: &Issued) -> i
 /// Reads the snapshot; `None` where there is none, or none that this release understands.
 pub(super) fn load(dir: &Path) -> Option<Known> {
     let file = fs::File::open(path(dir)).ok()?;
+    let saved = file.metadata().and_then(|about| about.modified()).ok();
+    let since = saved.and_then(|saved| saved.duration_since(UNIX_EPOCH).ok());
     match serde_json::from_reader::<_, Snapshot>(io::BufReader::new(file)) {
         Ok(snapshot) if snapshot.format == FORMAT => Some(Known {
             channels: snapshot.channels,
             issued: Issued::restore(snapshot.issued),
+            saved_s: since.unwrap_or_default().as_secs(),
         }),
         Ok(snapshot) => {
             tracing::warn!(
@@ -88,7 +94,10 @@ mod tests {
         assert_eq!(load(dir.path()), None);
         let views = vec![view("a", "b", 1, 1), view("a", "c", 2, 2)];
         save(dir.path(), views.clone(), &Issued::default()).unwrap();
-        assert_eq!(load(dir.path()).unwrap().channels, views);
+        let known = load(dir.path()).unwrap();
+        assert_eq!(known.channels, views);
+        let ago = UNIX_EPOCH.elapsed().unwrap().as_secs() - known.saved_s;
+        assert!(ago < 60, "{ago}");
         fs::write(path(dir.path()), "{\"format\":1,\"chan").unwrap();
         assert_eq!(load(dir.path()), None);
     }

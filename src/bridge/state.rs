@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -66,6 +66,14 @@ impl State {
     /// Whether the routes are what the API server says now.
     pub fn is_current(&self) -> bool {
         self.health.synced.load(Ordering::Relaxed) && self.watches.all_stand()
+    }
+
+    /// How long ago the routes were last known to be what the API server says, in seconds; as far as anybody has looked.
+    pub fn routes_age(&self, now_s: u64) -> u64 {
+        if self.is_current() {
+            self.health.current_s.store(now_s, Ordering::Relaxed);
+        }
+        now_s.saturating_sub(self.health.current_s.load(Ordering::Relaxed))
     }
 
     /// A door has taken a message, or has found that it was taken before.
@@ -145,6 +153,9 @@ pub(super) struct AuraCredentials {
 pub(super) struct Health {
     /// Routes are known: from the API server, or from the snapshot of a run before.
     pub routes_known: AtomicBool,
+    /// When the routes were last known to be what the API server says, in seconds since 1970: before this run
+    /// looked, when the snapshot was saved, or the run began.
+    pub current_s: AtomicU64,
     /// The API server's own list of every watched namespace has been seen by this process.
     pub synced: AtomicBool,
     /// The API server does not know the resource.

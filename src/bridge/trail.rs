@@ -5,9 +5,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::{journal::Seq, keys::Keys};
+use crate::{
+    journal::Seq,
+    keys::Keys,
+    telemetry::{Outgoing, w3c::TraceId},
+};
 
-/// Messages whose steps are remembered; beyond, the one that came first is forgotten. Some 13 MiB when full.
+/// Messages whose steps are remembered; beyond, the one that came first is forgotten. Some 19 MiB when full.
 pub const MESSAGES: usize = 50_000;
 /// Steps of one message that are remembered: the first half of them, and the last.
 pub const STEPS: usize = 16;
@@ -100,6 +104,25 @@ pub struct Step {
     pub times: u16,
 }
 
+/// What ties a message to the exchange that it belongs to, as its last attempt carried it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ties {
+    /// Its trace.
+    pub trace_id: Option<TraceId>,
+    /// Its correlator.
+    pub correlator: Box<str>,
+}
+
+impl Ties {
+    /// Those of an attempt.
+    pub fn of(outgoing: &Outgoing) -> Self {
+        Self {
+            trace_id: outgoing.trace_id(),
+            correlator: outgoing.correlator.as_str().into(),
+        }
+    }
+}
+
 /// What is remembered of one message.
 #[derive(Clone, Debug, Default)]
 pub struct Steps {
@@ -107,6 +130,8 @@ pub struct Steps {
     pub steps: Vec<Step>,
     /// Steps in the middle that were left out.
     pub left_out: u32,
+    /// What ties it to its exchange, once it was tried.
+    pub ties: Option<Box<Ties>>,
     ids: Vec<IdDigest>,
 }
 
@@ -179,6 +204,11 @@ impl Trail {
         }
     }
 
+    /// An attempt carried this.
+    pub fn tied(&mut self, seq: Seq, ties: Ties) {
+        self.of_mut(seq).ties = Some(Box::new(ties));
+    }
+
     /// A dead letter goes on under another number: so do its steps and ids.
     pub fn replayed(&mut self, dead: Seq, seq: Seq, at_ms: u64) {
         if let Some(steps) = self.messages.remove(&dead) {
@@ -188,7 +218,8 @@ impl Trail {
             }
             let into = self.of_mut(seq);
             // What the delivery has done with it already comes after.
-            let since = std::mem::replace(into, steps);
+            let mut since = std::mem::replace(into, steps);
+            into.ties = since.ties.take().or_else(|| into.ties.take());
             into.push(Step {
                 at_ms,
                 what: What::Replayed,
@@ -309,6 +340,25 @@ mod tests {
             [What::Accepted, What::DeadLetter, What::Replayed, What::Delivered]
         );
         assert!(trail.of(Seq(1)).is_none() && trail.order.len() == 1);
+    }
+
+    #[test]
+    fn what_ties_a_message_to_its_exchange_goes_on_with_a_replay() {
+        let ties = |correlator: &str| Ties {
+            trace_id: None,
+            correlator: correlator.into(),
+        };
+        let tied_as = |trail: &Trail| trail.of(Seq(9)).unwrap().ties.clone().map(|ties| ties.correlator);
+        let mut trail = Trail::default();
+        trail.tied(Seq(1), ties("before"));
+        trail.replayed(Seq(1), Seq(9), 3);
+        assert_eq!(tied_as(&trail).as_deref(), Some("before"));
+        // The delivery may be faster than the one who asked for it.
+        let mut trail = Trail::default();
+        trail.tied(Seq(1), ties("before"));
+        trail.tied(Seq(9), ties("after"));
+        trail.replayed(Seq(1), Seq(9), 3);
+        assert_eq!(tied_as(&trail).as_deref(), Some("after"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::{
     issued::{self, Issued},
     routes::{ChannelView, RouteTable},
     snapshot,
-    state::Shared,
+    state::{Shared, now_ms},
 };
 use crate::{
     api::{ChannelId, WhatsAppChannel},
@@ -155,6 +155,7 @@ impl Watch {
                     Ok(event) => {
                         // That a list begins is no word of the API server's.
                         if !matches!(event, Event::Init) {
+                            self.state.routes_age(now_ms() / 1000);
                             self.state.health.definition_missing.store(false, Ordering::Relaxed);
                         }
                         if views.take(scope, event) && !dirty {

@@ -20,6 +20,8 @@ pub struct Context<'a> {
     pub conversation: String,
     /// The activity's id.
     pub id: String,
+    /// What ties the two sides' logs.
+    pub correlator: String,
     /// Where Aura posts its replies.
     pub service_url: &'a str,
 }
@@ -75,7 +77,7 @@ fn envelope(context: &Context<'_>, raw: &str) -> Result<Activity, NotJson> {
         service_url: Some(context.service_url.trim_end_matches('/').to_owned()),
         channel_data: Some(ChannelData {
             channel_id: Some(context.channel.to_string()),
-            correlator: Some(context.id.clone()),
+            correlator: Some(context.correlator.clone()),
             payload: Some(Payload {
                 whatsapp: RawValue::from_string(raw.to_owned())?,
             }),
@@ -131,6 +133,7 @@ mod tests {
             channel: ChannelId::from_bytes([7; 16]),
             conversation: "v1.sealed".into(),
             id: "activity-1".into(),
+            correlator: "correlator-1".into(),
             service_url: "http://bridge:8081/",
         }
     }

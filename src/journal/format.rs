@@ -39,7 +39,7 @@
 //!       0  1  1
 //!       1  1  direction: 0 to Aura, 1 to Kernel
 //!       2  1  flags: 1 written again (moved here from an older segment), 2 a dead letter sent on its way again
-//!       3  1  length of the trace in bytes
+//!       3  1  length of the trace in bytes, its low byte
 //!       4  8  sequence number
 //!      12  8  accepted at, ms
 //!      20  8  the message's own time, ms; all ones = none
@@ -50,7 +50,8 @@
 //!      80 16  request, zeros = none
 //!      96  8  environment
 //!     104  6  tag of the resource
-//!     110  2  zero
+//!     110  1  its high byte
+//!     111  1  zero
 //!     112  …  trace (UTF-8), then sealed or plain: contact length 1, contact (UTF-8), body.
 //!             Sealed is: nonce 12, AES-256-GCM ciphertext, tag 16; associated data are bytes 32..80.
 //!   settled  2, outcome (0 delivered, 1 delivered with a reference, 2 dead letter, 3 dropped), length of the rest u16,
@@ -82,6 +83,8 @@ const SEGMENT_MAGIC: [u8; 8] = *b"AWOJRNL\n";
 const FRAME_MAGIC: [u8; 4] = *b"FRM2";
 /// The fixed part of an accepted record's content.
 pub(super) const ACCEPTED_FIXED: usize = 112;
+/// Where the high byte of the trace's length stands: zero in whatever was written while a trace had one byte for it.
+const TRACE_LEN_HIGH: usize = 110;
 const WRITTEN_AGAIN: u8 = 1;
 const REPLAYED: u8 = 2;
 
@@ -244,8 +247,8 @@ impl Head {
         let flags =
             if self.written_again { WRITTEN_AGAIN } else { 0 } | if self.replayed { REPLAYED } else { 0 };
         // A trace that is too long was left out before; a longer one would not decode, never decode wrongly.
-        let trace_len = u8::try_from(trace.len()).unwrap_or(u8::MAX);
-        out.extend_from_slice(&[1, direction_byte(self.address.direction), flags, trace_len]);
+        let [low, high] = u16::try_from(trace.len()).unwrap_or(u16::MAX).to_le_bytes();
+        out.extend_from_slice(&[1, direction_byte(self.address.direction), flags, low]);
         out.extend_from_slice(&self.seq.0.to_le_bytes());
         out.extend_from_slice(&self.accepted_at_ms.to_le_bytes());
         out.extend_from_slice(&self.born_ms.unwrap_or(u64::MAX).to_le_bytes());
@@ -256,7 +259,7 @@ impl Head {
         out.extend_from_slice(&self.request.map_or([0; 16], |request| request.0));
         out.extend_from_slice(&self.address.environment);
         out.extend_from_slice(&self.address.tag);
-        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&[high, 0]);
         out.extend_from_slice(trace.as_bytes());
     }
 
@@ -511,7 +514,8 @@ fn decode_content(content: &[u8]) -> Option<Record<'_>> {
     match kind {
         1 => {
             let head = Head::decode(content)?;
-            let (trace, sealed) = content.get(ACCEPTED_FIXED..)?.split_at_checked(usize::from(b))?;
+            let trace_len = usize::from(u16::from_le_bytes([b, *content.get(TRACE_LEN_HIGH)?]));
+            let (trace, sealed) = content.get(ACCEPTED_FIXED..)?.split_at_checked(trace_len)?;
             Some(Record::Accepted(Accepted {
                 head,
                 trace: str::from_utf8(trace).ok()?,

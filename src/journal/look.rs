@@ -11,12 +11,10 @@ use super::Backend;
 use super::format::{Record, decode_record};
 use super::storage::Storage;
 use super::writer::Shared;
-use super::{Journal, Kept, Page, READ_TRIES, ReadError, Seq, Wanted};
+use super::{AT_ONCE, Journal, Kept, Page, READ_TRIES, ReadError, Seq, Wanted};
 
-/// Messages that are looked at while the journal's lock is held: far less than a millisecond.
-const AT_ONCE: usize = 2_048;
 /// Messages that are looked at for one page, whether or not they are wanted.
-const LOOKED_AT: usize = 500_000;
+const FOR_A_PAGE: usize = 500_000;
 
 impl Journal {
     /// Kept messages after the number `after`, at most so many. Fewer, or none, do not say that there are no more:
@@ -63,7 +61,7 @@ fn page(
         next: Some(after),
         ..Page::default()
     };
-    for _ in 0..LOOKED_AT / AT_ONCE {
+    for _ in 0..FOR_A_PAGE / AT_ONCE {
         let Some(after) = page.next else { break };
         let (found, next) = shared.state().kept_after(after, wanted, AT_ONCE);
         page.next = next;

@@ -43,6 +43,8 @@ struct Slot {
     len: u32,
     key: u32,
     book: u32,
+    /// When it was accepted, seconds since the epoch: until 2106.
+    accepted_s: u32,
     kind: Kind,
     direction: Direction,
 }
@@ -68,6 +70,8 @@ struct Book {
     pending: u64,
     pending_bytes: u64,
     dead_letters: u64,
+    /// No message of it that is not settled has a lower number.
+    oldest: Seq,
 }
 
 /// What one channel has in the journal, for metrics and status.
@@ -81,6 +85,8 @@ pub struct Backlog {
     pub pending_bytes: u64,
     /// Dead letters.
     pub dead_letters: u64,
+    /// When the oldest of those that are not settled was accepted, seconds since the epoch.
+    pub oldest_accepted_s: Option<u64>,
 }
 
 #[derive(Copy, Clone, Debug)]
@@ -265,6 +271,7 @@ impl State {
             len: place.len,
             key: head.key,
             book: self.book(&head.address),
+            accepted_s: u32::try_from(head.accepted_at_ms / 1000).unwrap_or(u32::MAX),
             kind,
             direction: head.address.direction,
         };
@@ -278,6 +285,13 @@ impl State {
             *self.keys.entry(head.key).or_default() += 1;
         }
         self.slots.insert(head.seq, slot);
+        // Usually the youngest; one that was written again is not.
+        if let Some(book) = self.books.get_mut(slot.book as usize)
+            && slot.kind == Kind::Pending
+        {
+            let none = book.pending == 0;
+            book.oldest = if none { head.seq } else { book.oldest.min(head.seq) };
+        }
         self.count(&slot, true);
         self.never_reuse_below(head.seq.0.saturating_add(1));
         self.observe(head.accepted_at_ms);
@@ -296,6 +310,7 @@ impl State {
             pending: 0,
             pending_bytes: 0,
             dead_letters: 0,
+            oldest: Seq(0),
         });
         self.book_of.insert(key, index);
         index
@@ -597,17 +612,57 @@ impl State {
         )
     }
 
-    /// What each channel has that has anything.
+    /// Finds the oldest message of each channel that is not settled, looking at so many messages at most; says whether
+    /// all are found. What was passed over once is not looked at again.
+    pub fn find_oldest(&mut self, most: usize) -> bool {
+        let mut sought: HashSet<u32> = (0..)
+            .zip(&self.books)
+            .filter(|(index, book)| book.pending > 0 && self.oldest(*index, book).is_none())
+            .map(|(index, _)| index)
+            .collect();
+        let marks = sought.iter().filter_map(|index| self.books.get(*index as usize));
+        let Some(from) = marks.map(|book| book.oldest).min() else {
+            return true;
+        };
+        let (mut looked_at, mut last) = (0, from);
+        for (seq, slot) in self.slots.range(from..) {
+            if looked_at == most || sought.is_empty() {
+                break;
+            }
+            (looked_at, last) = (looked_at + 1, *seq);
+            if slot.kind == Kind::Pending
+                && sought.remove(&slot.book)
+                && let Some(book) = self.books.get_mut(slot.book as usize)
+            {
+                book.oldest = *seq;
+            }
+        }
+        for index in &sought {
+            if let Some(book) = self.books.get_mut(*index as usize) {
+                book.oldest = book.oldest.max(last);
+            }
+        }
+        // Fewer than that: there is no more to look at.
+        sought.is_empty() || looked_at < most
+    }
+
+    /// A channel's oldest message that is not settled, where it is known.
+    fn oldest(&self, index: u32, book: &Book) -> Option<&Slot> {
+        let slot = self.slots.get(&book.oldest)?;
+        (slot.kind == Kind::Pending && slot.book == index).then_some(slot)
+    }
+
+    /// What each channel has that has anything. The oldest of its messages is told of where it was found.
     pub fn backlogs(&self) -> Vec<Backlog> {
-        let some = self
-            .books
-            .iter()
-            .filter(|book| book.pending + book.dead_letters > 0);
-        some.map(|book| Backlog {
+        let some = (0..)
+            .zip(&self.books)
+            .filter(|(_, book)| book.pending + book.dead_letters > 0);
+        some.map(|(index, book)| Backlog {
             channel: book.channel,
             pending: book.pending,
             pending_bytes: book.pending_bytes,
             dead_letters: book.dead_letters,
+            oldest_accepted_s: self.oldest(index, book).map(|slot| u64::from(slot.accepted_s)),
         })
         .collect()
     }

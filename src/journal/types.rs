@@ -9,8 +9,9 @@ use bytes::Bytes;
 
 /// The longest contact, in bytes.
 pub const MAX_CONTACT_BYTES: usize = 64;
-/// The longest trace that is kept with a message, in bytes; a longer one is left out.
-pub const MAX_TRACE_BYTES: usize = 200;
+/// The longest trace (what a message carries of the exchange that it belongs to) that is kept, in bytes; a longer one is
+/// left out.
+pub const MAX_TRACE_BYTES: usize = 832;
 /// The longest reason of a dead letter that is kept, in bytes; a longer one is cut.
 pub const MAX_REASON_BYTES: usize = 64;
 

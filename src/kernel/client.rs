@@ -17,7 +17,7 @@ use super::{
     token::{AccessToken, TokenRequest, Tokens},
     turnstile::Operation,
 };
-use crate::{http, whatsapp::OutboundMessage};
+use crate::{http, telemetry::Outgoing, whatsapp::OutboundMessage};
 
 /// The client of every Kernel that is configured.
 pub struct Client {
@@ -143,7 +143,8 @@ impl Client {
     }
 
     /// Sends one message and returns WhatsApp's id of it, where the answer tells it: a message that was taken is not
-    /// sent again because its id can't be read. `correlator` is the same for each attempt.
+    /// sent again because its id can't be read. `key` is this message's own and the same for each attempt; `carried` ties
+    /// the call to its exchange.
     ///
     /// # Errors
     /// What Kernel answers; see [`KernelError::outcome_unknown`].
@@ -151,10 +152,19 @@ impl Client {
         &self,
         request: &TokenRequest,
         url: &str,
-        correlator: &str,
+        key: &str,
+        carried: &Outgoing,
         message: &OutboundMessage,
     ) -> Result<Option<String>, KernelError> {
-        let build = |http: &reqwest::Client| http.post(url).json(message);
+        let build = |http: &reqwest::Client| {
+            let call = http
+                .post(url)
+                .header(contract::IDEMPOTENCY_KEY, key)
+                .json(message);
+            let trace = carried.trace_headers();
+            trace.fold(call, |call, (name, value)| call.header(name, value))
+        };
+        let correlator = &carried.correlator;
         let answer = self
             .authorized(request, Operation::Send, correlator, build, &|_| Ok(()))
             .await?;

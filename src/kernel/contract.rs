@@ -32,8 +32,13 @@ pub(crate) fn timeout() -> Period {
 /// *Unknown*: the setting's body names no number, so the client must be what tells the webhooks apart.
 pub const ONE_WEBHOOK_PER_CLIENT: bool = true;
 
-/// The header that ties a call to our logs. Documented: Kernel's common data, v2.2.
+/// The header that ties the calls of an exchange to logs, here and there. Documented: Kernel's common data, v2.2: a call may
+/// have one, and its answer says it back. *Unknown* whether webhook calls have one.
 pub const CORRELATOR: &str = "x-correlator";
+
+/// The header that lets Kernel recognise a second attempt to send a message. *Unknown* whether Kernel looks at it. It is not
+/// the correlator, which other calls of the same exchange have as well.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// A token's life when the answer gives none that can be used, in seconds.
 /// Documented: about an hour (3599). Short on purpose: a needless fetch is cheap, a stale token is not.

@@ -51,7 +51,7 @@ pub struct Arrived {
     pub id: String,
     /// Where it came out.
     pub lane: Lane,
-    /// What tells its receiver that it is the same as another: the activity's id, the correlator.
+    /// What tells its receiver that it is the same as another: the activity's id, the idempotency key.
     pub mark: Option<String>,
     /// Which run of the bridge sent it.
     pub run: usize,

@@ -69,6 +69,19 @@ pub struct Late {
     pub within: Duration,
 }
 
+/// What a call said of the exchange that it belongs to, in headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exchange {
+    /// `x-correlator`
+    pub correlator: Option<String>,
+    /// `idempotency-key`
+    pub idempotency_key: Option<String>,
+    /// `traceparent`
+    pub traceparent: Option<String>,
+    /// `tracestate`
+    pub tracestate: Option<String>,
+}
+
 /// One request, read whole.
 pub(crate) struct Call {
     pub method: Method,
@@ -81,6 +94,17 @@ pub(crate) struct Call {
 impl Call {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// What it says of the exchange that it belongs to.
+    pub fn exchange(&self) -> Exchange {
+        let text = |name| self.header(name).map(str::to_owned);
+        Exchange {
+            correlator: text("x-correlator"),
+            idempotency_key: text("idempotency-key"),
+            traceparent: text("traceparent"),
+            tracestate: text("tracestate"),
+        }
     }
 
     /// The credential of an `Authorization` header of this scheme (schemes are case-insensitive: RFC 9110, 11.1).

@@ -67,6 +67,8 @@ const PURE: &[&str] = &[
     "src/bridge/messages/export.rs",
     "src/cli/messages/table.rs",
     "src/bridge/refusing.rs",
+    "src/telemetry/context.rs",
+    "src/telemetry/w3c.rs",
     "src/server/address.rs",
     "src/server/framing.rs",
     "src/server/pulse.rs",

@@ -2,6 +2,7 @@
 
 mod kills;
 mod load;
+mod owner;
 
 use aura_whatsapp_operator::sim::{aura::Behaviour, fault::Fault};
 use serde_json::json;

@@ -27,6 +27,7 @@ mod dev;
 mod docs;
 mod doctor;
 mod doors;
+mod exchange;
 mod guard;
 mod import;
 mod kstatus;

@@ -218,8 +218,8 @@ async fn a_dead_letter_is_found_explained_and_sent_again_and_arrives_once() {
             .map(|step| step["step"].as_str().unwrap().to_owned())
             .collect()
     };
-    let correlator = received[0].correlator.clone().unwrap();
-    for id in [new.to_string(), correlator, received[0].wamid.replace('/', "%2F")] {
+    let key = received[0].idempotency_key.clone().unwrap();
+    for id in [new.to_string(), key, received[0].wamid.replace('/', "%2F")] {
         let trace = get(&world, &format!("/v1/trace/{id}")).await;
         assert_eq!(trace.json["seq"], new, "{id}: {}", trace.text);
         assert_eq!(

@@ -217,6 +217,7 @@ async fn every_metric_has_the_labels_that_are_documented_and_no_others() {
         "aura_whatsapp_config_reloads_total",
         "aura_whatsapp_auth_failures_total",
         "aura_whatsapp_channel_dead_letters",
+        "aura_whatsapp_channel_oldest_pending_age_seconds",
         "aura_whatsapp_channel_pending_messages",
         "aura_whatsapp_connections_closed_total",
         "aura_whatsapp_journal_refusals_total",
@@ -312,4 +313,86 @@ async fn what_is_told_of_an_environment_and_of_calls_to_it_has_its_names() {
     }
     let passes = counted("aura_whatsapp_reconcile_duration_seconds_count");
     assert!(passes[""] >= expected, "{passes:?}");
+}
+
+#[tokio::test]
+async fn times_and_ages_are_told_by_direction_and_channel_and_never_of_a_channel_that_there_is_not() {
+    let world = World::start("times").await;
+    let admin = world.site.bridge_admin;
+    let number = world.ready_number("1002").await;
+    let user = "34600000001";
+    world.converse(&number, user, "uno", 1).await;
+    world.wait_settled().await;
+    let now = page(admin).await;
+    let counts = |page: &[Sample], name: &str| -> BTreeMap<String, f64> {
+        let counts = of(page, name).into_iter();
+        counts
+            .map(|sample| (sample.label("direction").to_owned(), sample.value))
+            .collect()
+    };
+    let once = |direction: &str| (direction.to_owned(), 1.0);
+    for name in ["delivery_attempt_duration_seconds", "end_to_end_duration_seconds"] {
+        let counted = counts(&now, &format!("aura_whatsapp_{name}_count"));
+        assert_eq!(counted, [once("to_aura"), once("to_user")].into(), "{name}");
+        let sums = counts(&now, &format!("aura_whatsapp_{name}_sum"));
+        assert!(
+            sums.values().all(|sum| (0.0..60.0).contains(sum)),
+            "{name}: {sums:?}"
+        );
+    }
+    let value = |page: &[Sample], name: &str| of(page, name).iter().map(|sample| sample.value).sum::<f64>();
+    assert!(value(&now, "aura_whatsapp_ack_duration_seconds_count") > 0.5);
+    let replies = value(&now, "aura_whatsapp_reply_ack_duration_seconds_count");
+    assert!((replies - 1.0).abs() < 0.1, "{replies}");
+    assert!(value(&now, "aura_whatsapp_routes_age_seconds") < 0.5);
+
+    // A message that waits grows old, and so does no channel that has none.
+    let oldest = "aura_whatsapp_channel_oldest_pending_age_seconds";
+    let other = world.ready_number("1004").await;
+    world.aura.stop().await;
+    world.kernel.user_sends(&number.digits, user, "dos").unwrap();
+    world
+        .until("it is told how old it is", async || {
+            let page = page(admin).await;
+            let ages = of(&page, oldest);
+            assert!(ages.iter().all(|age| age.label("channel") == number.channel_id));
+            ages.len() == 1 && ages[0].value >= 1.0
+        })
+        .await;
+    world.aura.restart().await.unwrap();
+    world.wait_received(user, 2).await;
+    world.wait_settled().await;
+    assert!(of(&page(admin).await, oldest).is_empty(), "nothing waits");
+
+    // What is a dead letter from the start counts as one, once.
+    let url = world.kernel.webhook_of(&other.client_id).unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let old = serde_json::json!({"messages": [{"from": user, "id": "wamid.old", "timestamp": "1700000000",
+        "type": "text", "text": {"body": "old"}}]});
+    let unknown = uuid::Uuid::new_v4().to_string();
+    for _ in 0..2 {
+        assert_eq!(http.post(&url).json(&old).send().await.unwrap().status(), 200);
+        let wrong = url.replace(&other.channel_id, &unknown);
+        assert_eq!(http.post(wrong).json(&old).send().await.unwrap().status(), 401);
+    }
+    let now = page(admin).await;
+    let given_up: Vec<_> = of(&now, "aura_whatsapp_deliveries_total")
+        .into_iter()
+        .filter(|sample| sample.label("outcome") == "dead_letter")
+        .map(|sample| {
+            (
+                sample.label("channel"),
+                sample.label("direction"),
+                sample.value.to_string(),
+            )
+        })
+        .collect();
+    assert_eq!(given_up, [(other.channel_id.as_str(), "to_aura", "1".to_owned())]);
+    let known = [&number, &other].map(|number| number.channel_id.as_str());
+    let named: BTreeSet<&str> = now
+        .iter()
+        .filter_map(|sample| sample.labels.get("channel"))
+        .map(String::as_str)
+        .collect();
+    assert_eq!(named, known.into(), "no channel but those that there are");
 }

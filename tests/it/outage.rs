@@ -30,11 +30,14 @@ async fn with_the_api_server_stopped_the_bridge_still_routes_also_after_its_own_
     watches_stand(&world, controller, 0).await;
     let told = "aura_whatsapp_watch_last_event_timestamp_seconds";
     assert!(world.metric(world.site.controller_admin, told).await > 0.0);
+    routes_grow_old(&world).await;
     // A reply whose record was not on disk yet would be sent again, which is not the matter here.
     world.wait_settled().await;
 
     world.kill_bridge().await;
     world.start_bridge().await;
+    // As old as the snapshot.
+    routes_grow_old(&world).await;
     world.kernel.user_sends(&number.digits, USER, "tres").unwrap();
     let activities = world.aura.wait_activities(3, SOON).await.unwrap();
     assert_eq!(activities[2].text.as_deref(), Some("tres"));
@@ -47,8 +50,20 @@ async fn with_the_api_server_stopped_the_bridge_still_routes_also_after_its_own_
     assert_eq!(received[2].text, "Echo: tres");
     world.ready_number("1004").await;
     watches_stand(&world, bridge, 1).await;
+    assert!(world.metric(bridge, ROUTES_AGE).await < 0.5, "they are current");
     // Channels and Secrets.
     watches_stand(&world, controller, 2).await;
+}
+
+const ROUTES_AGE: &str = "aura_whatsapp_routes_age_seconds";
+
+/// Waits until the bridge says that its routes are of an age.
+async fn routes_grow_old(world: &World) {
+    world
+        .until("the routes grow old", async || {
+            world.metric(world.site.bridge_admin, ROUTES_AGE).await >= 1.0
+        })
+        .await;
 }
 
 /// Waits until a role says that so many of its watches stand.

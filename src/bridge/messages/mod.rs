@@ -164,6 +164,7 @@ async fn show<D: Desk>(Extract(office): At<D>, Path(seq): Path<String>, query: A
     let kept = office.state.journal.head(seq).await?;
     let mut shown = office.show(&kept, &office.parked());
     view::details(&mut shown, &kept);
+    view::ties(&mut shown, Some(&kept), office.state.trail().of(seq));
     if query.body {
         let entry = office.state.journal.read(seq).await?;
         view::body(&mut shown, &entry);
@@ -356,14 +357,15 @@ async fn trace<D: Desk>(Extract(office): At<D>, Path(id): Path<String>) -> Answe
         view::details(&mut shown, kept);
         shown
     });
-    Ok(Json(json!({
+    let mut answer = json!({
         "seq": seq.0,
         "message": message,
         "steps": view::steps(kept.as_ref(), steps.as_ref()),
         "stepsLeftOut": steps.as_ref().map_or(0, |steps| steps.left_out),
         "remembered": steps.is_some(),
-    }))
-    .into_response())
+    });
+    view::ties(&mut answer, kept.as_ref(), steps.as_ref());
+    Ok(Json(answer).into_response())
 }
 
 fn number(text: &str) -> Result<Seq, Refused> {

@@ -15,6 +15,7 @@ use crate::{
     api::{ChannelId, Period},
     bridge::trail::{Step, Steps},
     journal::{Direction, Entry, Kept, Kind, Lane, Seq, Standing, Wanted},
+    telemetry::Context,
 };
 
 /// Messages of a page where nobody says how many.
@@ -234,11 +235,30 @@ pub(super) fn message(kept: &Kept, parked: &HashSet<Lane>, steps: Option<&Steps>
 pub(super) fn details(shown: &mut Value, kept: &Kept) {
     shown["replayed"] = kept.replayed.into();
     shown["partsSent"] = kept.note.parts.into();
-    if !kept.trace.is_empty() {
-        shown["trace"] = kept.trace.as_str().into();
-    }
     if let Some(request) = &kept.request {
         shown["request"] = hex(&request.0).into();
+    }
+}
+
+/// What ties a message to the exchange that it belongs to: as its last attempt carried it, or as it came.
+pub(super) fn ties(shown: &mut Value, kept: Option<&Kept>, remembered: Option<&Steps>) {
+    let came = kept.map(|kept| Context::of_kept(&kept.trace));
+    let carried = remembered.and_then(|steps| steps.ties.as_deref());
+    let came_with = |context: &Context| context.correlator().map(ToOwned::to_owned);
+    let trace_id = carried
+        .map_or_else(|| came.as_ref().and_then(Context::trace_id), |ties| ties.trace_id)
+        .map(|id| id.to_string());
+    let correlator = carried.map(|ties| ties.correlator.to_string());
+    for (name, value) in [
+        ("traceId", trace_id),
+        (
+            "correlator",
+            correlator.or_else(|| came.as_ref().and_then(came_with)),
+        ),
+    ] {
+        if let Some(value) = value {
+            shown[name] = value.into();
+        }
     }
 }
 
@@ -327,8 +347,9 @@ pub(super) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 pub(super) mod tests {
     use super::*;
     use crate::{
-        bridge::trail::{Trail, What},
+        bridge::trail::{Ties, Trail, What},
         journal::{Address, ContactKey, DedupKey, Note},
+        telemetry::w3c::SpanId,
     };
 
     pub fn kept(seq: u64) -> Kept {
@@ -442,6 +463,33 @@ pub(super) mod tests {
                 "ageSeconds": 600, "attempts": 0, "unknownOutcome": false, "bytes": 300,
             })
         );
+    }
+
+    #[test]
+    fn what_ties_a_message_to_its_exchange_is_told_as_it_was_carried_or_else_as_it_came() {
+        const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let came = Context::received(Some(PARENT), Some("a=1"), Some("corr-1"));
+        let tied = |kept: Option<&Kept>, steps: Option<&Steps>| {
+            let mut shown = json!({});
+            ties(&mut shown, kept, steps);
+            shown
+        };
+        assert_eq!(tied(Some(&kept(1)), None), json!({}));
+        let with = Kept {
+            trace: came.kept(),
+            ..kept(1)
+        };
+        let trace_id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let expected = json!({"traceId": trace_id, "correlator": "corr-1"});
+        assert_eq!(
+            tied(Some(&with), None),
+            expected,
+            "and what others keep of it is not shown"
+        );
+        let mut trail = Trail::default();
+        let carried = Context::default().outgoing("own".to_owned(), SpanId::new(1));
+        trail.tied(Seq(1), Ties::of(&carried));
+        assert_eq!(tied(None, trail.of(Seq(1))), json!({"correlator": "own"}));
     }
 
     #[test]

@@ -105,7 +105,8 @@ pub(super) fn message(message: &Value) -> String {
         ("replayed", "replayed"),
         ("bytes", "bytes"),
         ("request", "request"),
-        ("trace", "trace"),
+        ("traceId", "trace id"),
+        ("correlator", "correlator"),
         ("user", "user"),
     ] {
         let value = match &message[key] {
@@ -132,6 +133,11 @@ pub(super) fn trace(answer: &Value) -> String {
         Value::Null => format!("seq         {}\nstate       not kept any more\n", answer["seq"]),
         kept => message(kept),
     };
+    for (key, name) in [("traceId", "trace id"), ("correlator", "correlator")] {
+        if let Some(word) = answer[key].as_str() {
+            let _ = writeln!(text, "{name:<11} {}", printable(word));
+        }
+    }
     text.push('\n');
     for step in answer["steps"].as_array().into_iter().flatten() {
         let at = printable(step["at"].as_str().unwrap_or("?"));
@@ -207,6 +213,7 @@ mod tests {
         ]);
         let answer = json!({
             "seq": 4711, "message": dead(), "steps": steps, "stepsLeftOut": 63, "remembered": true,
+            "traceId": "4bf92f3577b34da6a3ce929d0e0e4736", "correlator": "corr-1",
         });
         insta::assert_snapshot!(trace(&answer));
     }

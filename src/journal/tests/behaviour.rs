@@ -13,6 +13,7 @@ use super::{
     Outcome, ReadError, Reference, START_MS, Seq, Surroundings, dead, delivered, encoded, entry,
     open_threaded, roomy, seqs, small_segments, window,
 };
+use crate::journal::Backlog;
 
 type Answer = Pin<Box<dyn Future<Output = Vec<Appended>>>>;
 
@@ -202,6 +203,24 @@ fn an_id_is_remembered_for_its_window_also_across_restarts() {
         assert_eq!(bench.append(vec![again]).unwrap(), [Appended::Duplicate(Seq(1))]);
         (bench, _) = bench.reopen().unwrap();
     }
+}
+
+#[test]
+fn an_id_is_remembered_for_seven_days_but_an_hour_where_nothing_else_is_said() {
+    let mut bench = Bench::new(&roomy());
+    bench.append(vec![entry(1)]).unwrap();
+    bench.settle(Seq(1)).unwrap();
+    for hour in 1..7 * 24 {
+        // An hour at a time: the clock does not jump. What came before is merged and forgotten as it always is.
+        bench.wall.set(START_MS + hour * HOUR_MS);
+        bench.append(vec![entry(1000 + hour)]).unwrap();
+        bench.keep();
+        if hour % 24 == 0 {
+            (bench, _) = bench.reopen().unwrap();
+        }
+    }
+    let again = entry(1).at(START_MS + (7 * 24 - 1) * HOUR_MS);
+    assert_eq!(bench.append(vec![again]).unwrap(), [Appended::Duplicate(Seq(1))]);
 }
 
 #[test]
@@ -570,4 +589,54 @@ fn debug_output_shows_no_contact_and_no_body() {
         !shown.contains("contact-1") && !shown.contains("body 1"),
         "{shown}"
     );
+}
+
+/// When each channel's oldest message was accepted, in seconds after the first one.
+fn oldest(bench: &Bench) -> Vec<(u8, u64)> {
+    let shared = bench.writer.shared();
+    let mut state = shared.state();
+    // Two at a time: what one look did not find, the next one goes on from.
+    while !state.find_oldest(2) {}
+    let backlogs = state.backlogs();
+    let of = |backlog: &Backlog| Some((backlog.channel[0], backlog.oldest_accepted_s? - START_MS / 1000));
+    let mut oldest: Vec<_> = backlogs.iter().filter_map(of).collect();
+    oldest.sort_unstable();
+    oldest
+}
+
+#[test]
+fn the_age_of_each_channels_oldest_message_is_known_whatever_is_settled_first() {
+    let disk = Disk::default();
+    let (mut bench, _) = Bench::open(&disk, &roomy()).unwrap();
+    assert_eq!(oldest(&bench), []);
+    let of = |number: u64, channel: u8| {
+        let mut made = entry(number).at(START_MS + number * 1000);
+        made.address.channel = [channel; 16];
+        made
+    };
+    // Channels by turns: 1, 2, 3, 1, 2, 3, …
+    for number in 1..=30 {
+        let channel = u8::try_from((number - 1) % 3 + 1).unwrap();
+        bench.append(vec![of(number, channel)]).unwrap();
+    }
+    assert_eq!(oldest(&bench), [(1, 1), (2, 2), (3, 3)]);
+    for seq in [1, 7, 4, 2] {
+        bench.settle(Seq(seq)).unwrap();
+    }
+    assert_eq!(oldest(&bench), [(1, 10), (2, 5), (3, 3)]);
+    bench.settle_as(Seq(3), dead("TooOld")).unwrap();
+    assert_eq!(
+        oldest(&bench),
+        [(1, 10), (2, 5), (3, 6)],
+        "a dead letter does not wait"
+    );
+    for seq in (1..=30).filter(|seq| seq % 3 == 1) {
+        bench.settle(Seq(seq)).unwrap();
+    }
+    assert_eq!(oldest(&bench), [(2, 5), (3, 6)]);
+    bench.append(vec![of(40, 1)]).unwrap();
+    assert_eq!(oldest(&bench), [(1, 40), (2, 5), (3, 6)]);
+    drop(bench);
+    let (bench, _) = Bench::open(&disk, &roomy()).unwrap();
+    assert_eq!(oldest(&bench), [(1, 40), (2, 5), (3, 6)], "also after a restart");
 }

@@ -8,7 +8,7 @@ use crate::journal::format::{
 };
 use crate::journal::replay::scan;
 use crate::journal::{
-    Address, ContactKey, DedupKey, Direction, Lane, Note, Outcome, Reference, RequestId, Seq,
+    Address, ContactKey, DedupKey, Direction, Lane, MAX_TRACE_BYTES, Note, Outcome, Reference, RequestId, Seq,
 };
 
 const SALT: Salt = Salt { number: 5, nonce: 99 };
@@ -209,4 +209,26 @@ fn the_layout_is_the_documented_one() {
     assert_eq!(file[76..80], 5_u32.to_le_bytes());
     assert_eq!(file[104..107], [1, 1, 1], "accepted, to Kernel, written again");
     assert!(holds_frames_of(5, &file) && !holds_frames_of(6, &file));
+}
+
+/// Of a trace there was one byte of length before: what was written so reads the same.
+#[test]
+fn a_trace_of_any_length_that_is_kept_reads_back() {
+    for len in [0, 1, 255, 256, 511, MAX_TRACE_BYTES] {
+        let trace = "t".repeat(len);
+        let records = records(b"hello");
+        let Record::Accepted(accepted) = &records[0] else {
+            panic!("the first is a message")
+        };
+        let record = Record::Accepted(Accepted {
+            trace: &trace,
+            ..*accepted
+        });
+        let mut frame = Vec::new();
+        encode_frame(&mut frame, SALT, 64, 9, &[Part::Record(record.clone())]).unwrap();
+        let content = &frame[40..];
+        let [low, high] = u16::try_from(len).unwrap().to_le_bytes();
+        assert_eq!((content[3], content[110], content[111]), (low, high, 0));
+        assert_eq!(decode_record(SALT, 96, &frame[32..]).unwrap().0, record);
+    }
 }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::bot::Behaviour;
+use crate::sim::server::Exchange;
 
 /// An activity that was taken.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct ReceivedActivity {
 pub struct AuraCall {
     /// When it arrived.
     pub at: Timestamp,
+    /// What its headers said of its exchange.
+    pub exchange: Exchange,
     /// The activity's id, if it could be read.
     pub activity_id: Option<String>,
     /// The activity's channelId, if it could be read.

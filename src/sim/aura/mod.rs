@@ -308,6 +308,7 @@ impl App for State {
         let channel_id = body["channelData"]["channelId"].as_str().map(str::to_owned);
         let entry = AuraCall {
             at: Timestamp::now(),
+            exchange: call.exchange(),
             activity_id: body["id"].as_str().map(str::to_owned),
             channel_id: channel_id.clone(),
             status: None,

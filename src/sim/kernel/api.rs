@@ -115,6 +115,7 @@ impl App for State {
             api_version,
             client_id: client_id.clone(),
             correlator: call.header(CORRELATOR).map(str::to_owned),
+            exchange: call.exchange(),
             status: None,
             asked: if endpoint == Endpoint::Token {
                 oauth::scopes_asked(call)

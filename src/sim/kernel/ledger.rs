@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{ClientSpec, settings::mask_key};
-use crate::sim::fault::Endpoint;
+use crate::sim::{fault::Endpoint, server::Exchange};
 
 /// A version of Kernel's WhatsApp API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +53,8 @@ pub struct UserMessage {
     pub api_version: ApiVersion,
     /// The `x-correlator` it was sent with.
     pub correlator: Option<String>,
+    /// The `idempotency-key` it was sent with.
+    pub idempotency_key: Option<String>,
     /// The whole message as sent.
     pub body: Value,
 }
@@ -70,6 +72,8 @@ pub struct ApiCall {
     pub client_id: Option<String>,
     /// The `x-correlator` it came with.
     pub correlator: Option<String>,
+    /// What its headers said of its exchange.
+    pub exchange: Exchange,
     /// What was answered; none while it is under way, or for ever if no answer was sent.
     pub status: Option<u16>,
     /// When it was answered.

@@ -67,6 +67,7 @@ impl State {
                 client_id,
                 api_version: version,
                 correlator: call.header("x-correlator").map(str::to_owned),
+                idempotency_key: call.header("idempotency-key").map(str::to_owned),
                 body,
             });
             Some(())

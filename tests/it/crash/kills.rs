@@ -370,7 +370,7 @@ fn judge(world: &World, numbers: &[Number], load: &Load, runs: &[Run], starts: &
                 channel: channels[message.client_id.as_str()].to_owned(),
                 user: message.to,
             },
-            mark: message.correlator,
+            mark: message.idempotency_key,
             run: run_at(message.at),
             at: message.at,
         })

@@ -100,6 +100,36 @@ async fn a_message_that_comes_again_while_the_first_copy_is_being_retried_is_del
 }
 
 #[tokio::test]
+async fn the_same_message_on_many_connections_at_once_is_delivered_once_and_each_call_is_answered_200() {
+    const CONNECTIONS: usize = 32;
+    let world = World::builder("at-once").aura(Behaviour::Silent).start().await;
+    let number = world.ready_number("1002").await;
+    let url = world.kernel.webhook_of(&number.client_id).unwrap();
+    // Each client has its own connection, which stands before any of them calls.
+    let clients: Vec<_> = (0..CONNECTIONS).map(|_| http()).collect();
+    for client in &clients {
+        assert_eq!(post(client, &url, &json!({})).await, 200);
+    }
+    for round in 0..10 {
+        let same = call(&[text(USER, &format!("wamid.{round}"), &round.to_string())]);
+        let calls = clients.iter().map(|client| post(client, &url, &same));
+        let answers = futures::future::join_all(calls).await;
+        assert_eq!(answers, [200; CONNECTIONS]);
+    }
+    let activities = world.aura.wait_activities(10, SOON).await.unwrap();
+    world.wait_settled().await;
+    let texts: Vec<_> = activities.into_iter().filter_map(|one| one.text).collect();
+    assert_eq!(texts, (0..10).map(|round| round.to_string()).collect::<Vec<_>>());
+    assert_eq!(
+        (world.aura.activities().len(), world.aura.duplicates().len()),
+        (10, 0)
+    );
+    let metric = |name| world.metric(world.site.bridge_admin, name);
+    let again = metric("aura_whatsapp_messages_deduplicated_total").await;
+    assert!((again - 10.0 * 31.0).abs() < 0.1, "{again}");
+}
+
+#[tokio::test]
 async fn a_caller_that_does_not_wait_for_its_answer_and_comes_again_is_taken_once() {
     let world = World::builder("hasty").aura(Behaviour::Silent).start().await;
     let number = world.ready_number("1002").await;

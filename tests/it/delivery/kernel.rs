@@ -84,7 +84,7 @@ async fn each_kind_of_trouble_with_kernel_costs_a_retry_at_most_and_no_reply() {
             assert_eq!((texts, made), (vec![dos], 2), "{name}");
         } else {
             assert_eq!((texts, made), (vec![uno, uno, dos], 3), "{name}");
-            let marks: Vec<_> = own.map(|message| message.correlator.clone()).collect();
+            let marks: Vec<_> = own.map(|message| message.idempotency_key.clone()).collect();
             assert!(marks[0].is_some() && marks[0] == marks[1], "{name}: {marks:?}");
         }
     }
@@ -138,7 +138,7 @@ async fn a_reply_that_kernel_never_takes_is_given_up_and_the_next_one_goes() {
         .kernel
         .sends()
         .iter()
-        .map(|call| call.correlator.clone())
+        .map(|call| call.exchange.idempotency_key.clone())
         .collect();
     assert_eq!((world.kernel.sends().len(), marks.len()), (3, 2));
 }
@@ -242,7 +242,7 @@ async fn a_client_secret_that_is_rotated_while_replies_are_sent_costs_no_reply()
     assert_eq!(ended(&world, "dead_letter").await, 0);
     let mut sends: BTreeMap<Option<String>, usize> = BTreeMap::new();
     for call in world.kernel.sends() {
-        *sends.entry(call.correlator).or_default() += 1;
+        *sends.entry(call.exchange.idempotency_key).or_default() += 1;
     }
     assert!(
         sends.values().all(|times| *times <= 2),
