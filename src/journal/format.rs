@@ -464,7 +464,7 @@ fn blank(content: &mut [u8]) {
         *kind = 6;
     }
     // The trace's length; the key; contact and request; trace and what is sealed.
-    for gone in [3..4, 28..32, 64..96, ACCEPTED_FIXED..content.len()] {
+    for gone in [3..4, 28..32, 64..96, TRACE_LEN_HIGH..content.len()] {
         if let Some(bytes) = content.get_mut(gone) {
             bytes.fill(0);
         }

@@ -225,7 +225,7 @@ fn a_trace_of_any_length_that_is_kept_reads_back() {
             ..*accepted
         });
         let mut frame = Vec::new();
-        encode_frame(&mut frame, SALT, 64, 9, &[Part::Record(record.clone())]).unwrap();
+        encode_frame(&mut frame, SALT, 64, 9, &[Part::Record(&record)]).unwrap();
         let content = &frame[40..];
         let [low, high] = u16::try_from(len).unwrap().to_le_bytes();
         assert_eq!((content[3], content[110], content[111]), (low, high, 0));
