@@ -15,8 +15,8 @@ use crate::{
     api::ChannelId,
     aura::{self, AuraError, Reply},
     convert,
-    delivery::{Attempt, Deliver, Ended, Event, Failure, Item, Stats, reason},
-    journal::{Direction, Entry, Note, Outcome, Seq},
+    delivery::{Attempt, Deliver, Ended, Event, Failure, Item, Place, Stats, reason},
+    journal::{Direction, Entry, Note, Origin, Outcome, Pending, Reference, Seq},
     kernel::{self, KernelError, TokenRequest},
     keys::ConversationKey,
     whatsapp,
@@ -33,22 +33,12 @@ impl Deliver for Deliverer {
     async fn attempt(&self, entry: Entry, attempt: Attempt) -> Ended {
         let channel = ChannelId::from_bytes(entry.address.channel);
         let (direction, seq) = (entry.address.direction, entry.seq);
-        // A message stays with the resource that it was accepted for: of another one that has the channel by now it is
-        // none of the business.
-        let its = |route: &Arc<Route>| route.tag.bytes() == entry.address.tag;
-        let current = self.state.routes.load().get(channel).cloned();
-        let taken_over = current.as_ref().is_some_and(|route| !its(route));
-        let leaving = || self.state.leaving.get(channel).filter(its);
-        let Some(route) = current.filter(its).or_else(leaving) else {
-            return if taken_over {
-                Ended::Fatal {
-                    reason: reason::CHANNEL_DELETED,
-                }
-            } else {
-                Ended::Blocked
-            };
+        let route = match self.route(channel, entry.address.tag) {
+            Ok(route) => route,
+            Err(ended) => return ended,
         };
         let (ended, why) = match direction {
+            Direction::ToAura if entry.origin == Origin::Report => self.status_to_aura(&route, &entry).await,
             Direction::ToAura => self.to_aura(&route, &entry).await,
             Direction::ToKernel => self.to_kernel(&route, &entry).await,
         };
@@ -73,6 +63,10 @@ impl Deliver for Deliverer {
             );
         }
         ended
+    }
+
+    async fn place(&self, report: Pending) -> Place {
+        self.place_status(report).await
     }
 
     fn settled(&self, item: &Item, outcome: &Outcome) {
@@ -145,13 +139,32 @@ impl Deliver for Deliverer {
 }
 
 /// How an attempt ended and, where it did not deliver, why, in words without anything personal.
-type Tried = (Ended, Option<String>);
+pub(super) type Tried = (Ended, Option<String>);
 
-fn failed(ended: Ended, why: &dyn Display) -> Tried {
+pub(super) fn failed(ended: Ended, why: &dyn Display) -> Tried {
     (ended, Some(why.to_string()))
 }
 
 impl Deliverer {
+    /// The route of a message that was accepted for the resource with this tag. It stays with that one: of another that
+    /// has the channel by now it is none of the business.
+    ///
+    /// # Errors
+    /// What that means for the message.
+    pub(super) fn route(&self, channel: ChannelId, tag: [u8; 6]) -> Result<Arc<Route>, Ended> {
+        let its = |route: &Arc<Route>| route.tag.bytes() == tag;
+        let current = self.state.routes.load().get(channel).cloned();
+        let taken_over = current.as_ref().is_some_and(|route| !its(route));
+        let leaving = || self.state.leaving.get(channel).filter(its);
+        current.filter(its).or_else(leaving).ok_or(if taken_over {
+            Ended::Fatal {
+                reason: reason::CHANNEL_DELETED,
+            }
+        } else {
+            Ended::Blocked
+        })
+    }
+
     async fn to_aura(&self, route: &Route, entry: &Entry) -> Tried {
         let Some((id, activity)) = self.activity(route, entry) else {
             return failed(
@@ -159,6 +172,11 @@ impl Deliverer {
                 &"the journal's entry is no webhook call",
             );
         };
+        self.post(route, &id, activity).await
+    }
+
+    /// Posts an activity to the channel's Aura.
+    pub(super) async fn post(&self, route: &Route, id: &str, activity: Bytes) -> Tried {
         let setup = self.state.setup.load_full();
         let Some(credentials) = setup.aura.get(&route.environment_name) else {
             return failed(Ended::Blocked, &"the environment has no credential for Aura");
@@ -168,7 +186,7 @@ impl Deliverer {
         crate::failpoint::at!(BeforeAura);
         let posted = self
             .aura
-            .post(url, &credentials.outbound, &id, activity, settings.timeout())
+            .post(url, &credentials.outbound, id, activity, settings.timeout())
             .await;
         let Err(error) = posted else {
             crate::failpoint::at!(AfterAura);
@@ -181,21 +199,29 @@ impl Deliverer {
     fn activity(&self, route: &Route, entry: &Entry) -> Option<(String, Bytes)> {
         let event = whatsapp::parse(&entry.body).ok()?.pop()?;
         let id = entry::activity_id(route.channel, &event, &self.state.keys.load());
-        let conversation = self.state.keys.load().sealer().seal(&ConversationKey {
-            channel: route.channel,
-            contact: entry.contact.clone(),
-        });
-        let context = convert::Context {
-            channel: route.channel,
-            conversation,
-            id: id.clone(),
-            service_url: route.environment.aura.reply_url.as_str(),
+        let whatsapp::Event::Message(message) = event else {
+            return None;
         };
-        let activity = match &event {
-            whatsapp::Event::Message(message) => convert::message_activity(message, &context),
-            whatsapp::Event::Status(status) => convert::status_activity(status, &context),
-        };
+        let activity = convert::message_activity(&message, &self.context(route, &entry.contact, &id));
         Some((id, Bytes::from(serde_json::to_vec(&activity.ok()?).ok()?)))
+    }
+
+    /// What an activity of a user's conversation needs.
+    pub(super) fn context<'a>(&self, route: &'a Route, user: &str, id: &str) -> convert::Context<'a> {
+        convert::Context {
+            channel: route.channel,
+            conversation: self.state.keys.load().sealer().seal(&ConversationKey {
+                channel: route.channel,
+                contact: user.to_owned(),
+            }),
+            id: id.to_owned(),
+            service_url: route.environment.aura.reply_url.as_str(),
+        }
+    }
+
+    /// The id of the activity for a status.
+    pub(super) fn status_id(&self, route: &Route, status: &whatsapp::Status) -> String {
+        entry::status_activity_id(route.channel, status, &self.state.keys.load())
     }
 
     async fn to_kernel(&self, route: &Route, entry: &Entry) -> Tried {
@@ -226,7 +252,10 @@ impl Deliverer {
         // What a run before this one sent is not sent again.
         let mut sent = usize::from(entry.note.parts);
         let mut reference = None;
-        let parts = convert::reply_messages(&reply, &entry.contact);
+        let mut parts = convert::reply_messages(&reply, &entry.contact);
+        if let Origin::Resent { part, .. } = entry.origin {
+            parts = parts.into_iter().skip(usize::from(part)).take(1).collect();
+        }
         for part in parts.iter().skip(sent) {
             let correlator = entry::send_correlator(entry.seq, sent, &self.state.keys.load());
             let keys = self.state.keys.load_full();
@@ -240,7 +269,7 @@ impl Deliverer {
                     id.iter().for_each(|id| known_as(id));
                     reference = id.map(|id| entry::reference(route.channel, &id, &self.state.keys.load()));
                     if sent < parts.len() {
-                        self.note_part(entry.seq, sent).await;
+                        self.note_part(entry.seq, sent, reference).await;
                     }
                 }
                 Err(error) => {
@@ -251,13 +280,23 @@ impl Deliverer {
         (Ended::Delivered { reference }, None)
     }
 
-    /// Records that a part of a reply was sent, so that it is not sent again.
-    async fn note_part(&self, seq: Seq, sent: usize) {
+    /// Records that a part of a reply was sent, so that it is not sent again, and as what, for what is reported of it.
+    async fn note_part(&self, seq: Seq, sent: usize, reference: Option<Reference>) {
+        let parts = u16::try_from(sent).unwrap_or(u16::MAX);
         let note = Note {
-            parts: u16::try_from(sent).unwrap_or(u16::MAX),
+            parts,
             ..self.state.journal.noted(seq)
         };
-        if let Err(error) = self.state.journal.note(seq, note).await {
+        let noted = match reference {
+            Some(reference) => {
+                self.state
+                    .journal
+                    .note_part(seq, note, parts.saturating_sub(1), reference)
+                    .await
+            }
+            None => self.state.journal.note(seq, note).await,
+        };
+        if let Err(error) = noted {
             tracing::warn!(%error, seq = seq.0, "can't record that a part was sent: after a crash it is sent again");
         }
     }
@@ -332,6 +371,7 @@ fn outcome(ended: &Ended) -> &'static str {
         Ended::Unknown => "unknown",
         Ended::Fatal { .. } => "fatal",
         Ended::Blocked => "blocked",
+        Ended::Dropped { .. } => "dropped",
     }
 }
 

@@ -10,7 +10,10 @@ use uuid::Uuid;
 use super::routes::Owner;
 use crate::{
     api::ChannelId,
-    journal::{Address, ContactKey, DedupKey, Direction, Kept, NewEntry, Reference, RequestId, Seq},
+    aura::with_id,
+    journal::{
+        Address, ContactKey, DedupKey, Direction, Entry, Kept, NewEntry, Origin, Reference, RequestId, Seq,
+    },
     keys::Keys,
     whatsapp::{Event, InboundMessage, Status},
 };
@@ -32,6 +35,7 @@ pub fn message(owner: &Owner, message: &InboundMessage, keys: &Keys, now_ms: u64
         request: Some(request(&activity, keys)),
         trace: String::new(),
         body: call("messages", &message.raw, contacts.as_ref()),
+        origin: Origin::Peer,
         set_aside: born.set_aside,
     }
 }
@@ -51,9 +55,10 @@ pub fn status(owner: &Owner, status: &Status, keys: &Keys, now_ms: u64) -> NewEn
         dedup: DedupKey(keys.fingerprint(&parts)),
         born_ms: born.ms,
         accepted_at_ms: now_ms,
-        request: None,
+        request: Some(RequestId(reference(owner.channel, &status.id, keys).0)),
         trace: String::new(),
         body: call("statuses", &status.raw, None),
+        origin: Origin::Report,
         set_aside: born.set_aside,
     }
 }
@@ -84,6 +89,50 @@ pub fn reply(owner: &Owner, reply: &ReplyOf<'_>, body: Bytes, keys: &Keys, now_m
         request: reply.answers.map(|id| request(id, keys)),
         trace: String::new(),
         body,
+        origin: Origin::Peer,
+        set_aside: None,
+    }
+}
+
+/// The journal's entry for a part of a sent reply that is sent again, after WhatsApp's report on it. It goes behind what
+/// waits, but before the replies to later requests.
+pub fn again(sent: &Entry, part: u8, report: Reference, keys: &Keys, now_ms: u64) -> NewEntry {
+    let times = match sent.origin {
+        Origin::Resent { times, .. } => times.saturating_add(1),
+        _ => 1,
+    };
+    // Aura's name of it may be of the number that it had first.
+    let body = with_id(&sent.body, || reply_id(sent.seq));
+    NewEntry {
+        dedup: DedupKey(keys.fingerprint(&[b"again", &sent.address.channel, &report.0])),
+        request: sent.request,
+        origin: Origin::Resent { times, part },
+        ..own(sent, body, now_ms)
+    }
+}
+
+/// The journal's entry for what a user is told when a reply is lost for good: once for the replies to one request.
+pub fn lost(sent: &Entry, report: Reference, text: &str, keys: &Keys, now_ms: u64) -> NewEntry {
+    let about = sent.request.map_or(report.0, |request| request.0);
+    let body = json!({"type": "message", "text": text}).to_string();
+    NewEntry {
+        dedup: DedupKey(keys.fingerprint(&[b"lost", &sent.address.channel, &sent.address.contact.0, &about])),
+        origin: Origin::Bridge,
+        ..own(sent, Bytes::from(body), now_ms)
+    }
+}
+
+fn own(sent: &Entry, body: Bytes, now_ms: u64) -> NewEntry {
+    NewEntry {
+        address: sent.address,
+        contact: sent.contact.clone(),
+        dedup: DedupKey([0; 16]),
+        born_ms: None,
+        accepted_at_ms: now_ms,
+        request: None,
+        trace: sent.trace.clone(),
+        body,
+        origin: Origin::Peer,
         set_aside: None,
     }
 }
@@ -154,11 +203,19 @@ impl Born {
 pub fn activity_id(channel: ChannelId, event: &Event, keys: &Keys) -> String {
     match event {
         Event::Message(message) => message_activity_id(channel, &message.id, keys),
-        Event::Status(status) => {
-            let (id, word) = (status.id.as_bytes(), status.status.as_bytes());
-            uuid_of(keys.fingerprint(&[b"activity", channel.as_bytes(), b"status", id, word]))
-        }
+        Event::Status(status) => status_activity_id(channel, status, keys),
     }
+}
+
+/// The same for a status.
+pub fn status_activity_id(channel: ChannelId, status: &Status, keys: &Keys) -> String {
+    let (id, word) = (status.id.as_bytes(), status.status.as_bytes());
+    uuid_of(keys.fingerprint(&[b"activity", channel.as_bytes(), b"status", id, word]))
+}
+
+/// What Aura is told that its reply is called, where it gave it no id.
+pub fn reply_id(seq: Seq) -> String {
+    format!("reply-{}", seq.0)
 }
 
 fn message_activity_id(channel: ChannelId, id: &str, keys: &Keys) -> String {
@@ -183,11 +240,6 @@ pub fn contact_key(contact: &str, keys: &Keys) -> ContactKey {
 /// unknown can be recognised.
 pub fn send_correlator(seq: Seq, part: usize, keys: &Keys) -> String {
     uuid_of(keys.fingerprint(&[b"send", &seq.0.to_be_bytes(), &part.to_be_bytes()]))
-}
-
-/// Whether a status is handed to Aura: failures are, the rest is counted.
-pub fn is_of_interest(status: &Status) -> bool {
-    matches!(status.status.as_str(), "failed" | "warning")
 }
 
 fn call(list: &str, raw: &str, contacts: Option<&serde_json::Value>) -> Bytes {

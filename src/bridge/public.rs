@@ -15,13 +15,13 @@ use jiff::Timestamp;
 use super::{
     auth::{Verdict, judge},
     entry,
-    state::{Shared, now_ms},
+    state::{Shared, State, now_ms},
     trail::IdDigest,
 };
 use crate::{
     journal::Appended,
     kernel::contract::WEBHOOK_CALL_PATH,
-    whatsapp::{self, Event},
+    whatsapp::{self, Class, Event},
 };
 
 /// How soon a caller is asked to come back, in seconds.
@@ -125,48 +125,52 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
     })?;
 
     let (now, owner) = (now_ms(), route.owner());
-    let entries: Vec<_> = events
-        .iter()
-        .filter_map(|event| match event {
-            Event::Message(message) => Some(entry::message(&owner, message, &keys, now)),
-            Event::Status(status) => {
-                entry::is_of_interest(status).then(|| entry::status(&owner, status, &keys, now))
-            }
-        })
-        .collect();
-    if entries.is_empty() {
+    let (kept, passed_by): (Vec<&Event>, Vec<&Event>) = events.iter().partition(|event| match event {
+        Event::Message(_) => true,
+        Event::Status(status) => State::keeps(&route, status),
+    });
+    for event in passed_by {
+        if let Event::Status(status) = event {
+            state.passed_by(route.channel, status, now);
+        }
+    }
+    if kept.is_empty() {
         return Ok(());
     }
-    // The ids by which others know each: its activity's, and WhatsApp's own of a user's message.
-    let known_as: Vec<_> = events
+    let entries: Vec<_> = kept
         .iter()
-        .filter_map(|event| match event {
-            Event::Message(message) => Some((event, Some(message.id.as_str()))),
-            Event::Status(status) => entry::is_of_interest(status).then_some((event, None)),
-        })
-        .map(|(event, id)| {
-            let activity = entry::activity_id(route.channel, event, &keys);
-            let digest = |id: &str| IdDigest::of(id, &keys);
-            (Some(digest(&activity)), id.map(digest))
+        .map(|event| match event {
+            Event::Message(message) => entry::message(&owner, message, &keys, now),
+            Event::Status(status) => entry::status(&owner, status, &keys, now),
         })
         .collect();
     let set_aside = entries.iter().filter(|entry| entry.set_aside.is_some()).count();
     crate::failpoint::at!(WebhookReceived);
     let appended = state.keep(entries, limits.commit_timeout()).await?;
-    let new = appended
-        .iter()
-        .filter(|one| matches!(one, Appended::New(_)))
-        .count() as u64;
-    for (one, (activity, id)) in appended.iter().zip(known_as) {
-        state.arrived(*one, now, [activity, id]);
+    let (mut new, mut again) = (0, 0);
+    for (one, event) in appended.iter().zip(kept) {
+        let is_new = matches!(one, Appended::New(_));
+        // The ids by which others know each: its activity's, and WhatsApp's own of a user's message.
+        let digest = |id: &str| IdDigest::of(id, &keys);
+        let activity = digest(&entry::activity_id(route.channel, event, &keys));
+        let id = match event {
+            Event::Message(message) => {
+                (new, again) = (new + u64::from(is_new), again + u64::from(!is_new));
+                Some(digest(&message.id))
+            }
+            Event::Status(status) => {
+                let result = if is_new { "accepted" } else { "again" };
+                state.metrics.status(Class::of(&status.status).as_str(), result);
+                None
+            }
+        };
+        state.arrived(*one, now, [Some(activity), id]);
     }
-    state
-        .metrics
-        .accepted(&route.channel.to_string(), new, appended.len() as u64 - new);
+    state.metrics.accepted(&route.channel.to_string(), new, again);
     if set_aside > 0 && new > 0 {
         tracing::warn!(channel = %route.channel, set_aside, "older than ids are remembered: set aside as dead letters");
     }
-    tracing::info!(channel = %route.channel, new, again = appended.len() as u64 - new, "accepted");
+    tracing::info!(channel = %route.channel, new, again, statuses = appended.len() as u64 - new - again, "accepted");
     crate::failpoint::after!(WebhookAnswered);
     Ok(())
 }

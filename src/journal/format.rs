@@ -50,15 +50,19 @@
 //!      80 16  request, zeros = none
 //!      96  8  environment
 //!     104  6  tag of the resource
-//!     110  2  zero
+//!     110  1  origin: 0 a user or Aura, 1 WhatsApp's report on the message whose reference stands as the request,
+//!             2 one part of a reply again (and 4 times how often), 3 the bridge
+//!     111  1  which part, from 0
 //!     112  …  trace (UTF-8), then sealed or plain: contact length 1, contact (UTF-8), body.
 //!             Sealed is: nonce 12, AES-256-GCM ciphertext, tag 16; associated data are bytes 32..80.
 //!   settled  2, outcome (0 delivered, 1 delivered with a reference, 2 dead letter, 3 dropped), length of the rest u16,
 //!            sequence number u64, at ms u64, then the reference (16 bytes) or the reason (UTF-8)
 //!   trimmed  3, 0, 0, 0, u64: segments below this number are no longer needed
-//!   noted    4, flags (1 an outcome is unknown, 2 begun before its turn), parts u16, sequence number u64, attempts u32
+//!   noted    4, flags (1 an outcome is unknown, 2 begun before its turn, 4 times the rank of what Aura was told of it),
+//!            parts u16, sequence number u64, attempts u32
 //!   parked   5, direction, 1 parked or 0 released, 0, channel 16, contact key 16
 //!   erased   6, then zeros to the length of the accepted record that stood here
+//!   part     7, 0, which part from 0 u16, sequence number u64, reference 16: a part that is not the last was sent
 //!
 //! salted CRC: CRC-32C of (segment number u64, nonce u64, offset in the file of the frame or record u64, data)
 //! ```
@@ -69,7 +73,9 @@
 use std::io;
 
 use super::ids::Born;
-use super::{Address, ContactKey, DedupKey, Direction, Lane, Note, Outcome, Reference, RequestId, Seq};
+use super::{
+    Address, ContactKey, DedupKey, Direction, Lane, Note, Origin, Outcome, Reference, RequestId, Seq,
+};
 
 pub(super) const SEGMENT_HEADER: usize = 64;
 pub(super) const FRAME_HEADER: usize = 32;
@@ -193,10 +199,27 @@ fn header_crc(header: &[u8; SEGMENT_HEADER]) -> u32 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record<'a> {
     Accepted(Accepted<'a>),
-    Settled { seq: Seq, outcome: Outcome, at_ms: u64 },
-    Trimmed { first_live: u64 },
-    Noted { seq: Seq, note: Note },
-    Parked { lane: Lane, parked: bool },
+    Settled {
+        seq: Seq,
+        outcome: Outcome,
+        at_ms: u64,
+    },
+    Trimmed {
+        first_live: u64,
+    },
+    Noted {
+        seq: Seq,
+        note: Note,
+    },
+    Part {
+        seq: Seq,
+        part: u16,
+        reference: Reference,
+    },
+    Parked {
+        lane: Lane,
+        parked: bool,
+    },
     Erased,
 }
 
@@ -222,6 +245,7 @@ pub(super) struct Head {
     pub key: u32,
     pub dedup: DedupKey,
     pub request: Option<RequestId>,
+    pub origin: Origin,
 }
 
 impl Head {
@@ -242,7 +266,7 @@ impl Head {
         out.extend_from_slice(&self.request.map_or([0; 16], |request| request.0));
         out.extend_from_slice(&self.address.environment);
         out.extend_from_slice(&self.address.tag);
-        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&self.origin.to_bytes());
         out.extend_from_slice(trace.as_bytes());
     }
 
@@ -275,6 +299,7 @@ impl Head {
             key: u32_at(content, 28)?,
             dedup: DedupKey(*content.get(48..)?.first_chunk()?),
             request: Some(RequestId(request)).filter(|_| request != [0; 16]),
+            origin: Origin::from_bytes(*content.get(110..)?.first_chunk()?),
         })
     }
 }
@@ -423,10 +448,17 @@ pub(super) fn encode_content(out: &mut Vec<u8>, record: &Record<'_>) {
             out.extend_from_slice(&first_live.to_le_bytes());
         }
         Record::Noted { seq, note } => {
-            out.extend_from_slice(&[4, u8::from(note.unknown) | u8::from(note.begun) << 1]);
+            let flags = u8::from(note.unknown) | u8::from(note.begun) << 1 | note.told.min(7) << 2;
+            out.extend_from_slice(&[4, flags]);
             out.extend_from_slice(&note.parts.to_le_bytes());
             out.extend_from_slice(&seq.0.to_le_bytes());
             out.extend_from_slice(&note.attempts.to_le_bytes());
+        }
+        Record::Part { seq, part, reference } => {
+            out.extend_from_slice(&[7, 0]);
+            out.extend_from_slice(&part.to_le_bytes());
+            out.extend_from_slice(&seq.0.to_le_bytes());
+            out.extend_from_slice(&reference.0);
         }
         Record::Parked { lane, parked } => {
             out.extend_from_slice(&[5, direction_byte(lane.direction), u8::from(*parked), 0]);
@@ -486,6 +518,7 @@ fn decode_content(content: &[u8]) -> Option<Record<'_>> {
                 parts: u16::from_le_bytes([a, b]),
                 unknown: tag & 1 != 0,
                 begun: tag & 2 != 0,
+                told: tag >> 2 & 7,
             },
         }),
         5 => Some(Record::Parked {
@@ -497,6 +530,11 @@ fn decode_content(content: &[u8]) -> Option<Record<'_>> {
             parked: a != 0,
         }),
         6 => Some(Record::Erased),
+        7 => Some(Record::Part {
+            seq: Seq(u64_at(content, 4)?),
+            part: u16::from_le_bytes([a, b]),
+            reference: Reference(*content.get(12..)?.first_chunk()?),
+        }),
         _ => None,
     }
 }

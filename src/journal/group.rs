@@ -13,7 +13,9 @@ use super::format::{FRAME_OVERHEAD, Part, Record, SMALL_RECORD, record_len, set_
 use super::ids::{Ids, Listed, Run};
 use super::seal::Encoded;
 use super::state::{Kind, Position, State};
-use super::{AppendError, Appended, DedupKey, Lane, MAX_CONTACT_BYTES, Note, Options, Outcome, Seq};
+use super::{
+    AppendError, Appended, DedupKey, Lane, MAX_CONTACT_BYTES, Note, Options, Outcome, Reference, Seq,
+};
 
 /// Where the answer to a command goes.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, AppendError>>;
@@ -33,6 +35,8 @@ pub(super) enum Command {
     Note {
         seq: Seq,
         note: Note,
+        /// A part that was sent, and under which reference.
+        part: Option<(u16, Reference)>,
         reply: Answer<()>,
     },
     Park {
@@ -170,10 +174,19 @@ impl Group {
                 let waits = self.settle(known.state, seq, outcome, at_ms);
                 done(reply, waits)
             }
-            Command::Note { seq, note, reply } => {
-                let waits = known.state.is_pending(seq) && !self.settled.contains(&seq);
+            Command::Note {
+                seq,
+                note,
+                part,
+                reply,
+            } => {
+                let kept = matches!(known.state.kind(seq), Some(Kind::Pending | Kind::Sent));
+                let waits = kept && !self.settled.contains(&seq);
                 if waits {
                     self.push(Record::Noted { seq, note });
+                }
+                if let (true, Some((part, reference))) = (waits, part) {
+                    self.push(Record::Part { seq, part, reference });
                 }
                 done(reply, waits)
             }

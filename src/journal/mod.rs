@@ -68,8 +68,8 @@ use self::thread::Job;
 use self::types::Counters;
 pub use self::types::{
     Address, Appended, ContactKey, DeadLetter, DedupKey, Direction, Entry, Kept, Lane, MAX_CONTACT_BYTES,
-    MAX_REASON_BYTES, MAX_TRACE_BYTES, NewEntry, Note, Options, Outcome, Page, Pending, Reference, RequestId,
-    Sent, Seq, Standing, Stats, Wanted,
+    MAX_REASON_BYTES, MAX_TRACE_BYTES, NewEntry, Note, Options, Origin, Outcome, Page, Pending, Reference,
+    RequestId, Sent, Seq, Standing, Stats, Wanted,
 };
 use self::writer::{Shared, Writer};
 
@@ -307,12 +307,41 @@ impl Journal {
         .await
     }
 
-    /// Records what is to be known of a pending message's attempts after a restart; durable when this returns.
+    /// Records what is to be known after a restart of a pending message's attempts, or of a sent one what was told of
+    /// it; durable when this returns. Of a sent one `told` alone counts, and only if it is more than before.
     ///
     /// # Errors
     /// [`AppendError`]; the note may be there or not after a restart.
     pub async fn note(&self, seq: Seq, note: Note) -> Result<(), AppendError> {
-        self.ask(|reply| Command::Note { seq, note, reply }).await
+        let part = None;
+        self.ask(|reply| Command::Note {
+            seq,
+            note,
+            part,
+            reply,
+        })
+        .await
+    }
+
+    /// As [`Journal::note`]; also that a part of the message, which is not its last one, was sent under a reference.
+    ///
+    /// # Errors
+    /// As [`Journal::note`].
+    pub async fn note_part(
+        &self,
+        seq: Seq,
+        note: Note,
+        part: u16,
+        reference: Reference,
+    ) -> Result<(), AppendError> {
+        let part = Some((part, reference));
+        self.ask(|reply| Command::Note {
+            seq,
+            note,
+            part,
+            reply,
+        })
+        .await
     }
 
     /// Records that a lane is parked, or no longer; durable when this returns. What that means is the delivery's.
@@ -384,9 +413,14 @@ impl Journal {
         self.shared.state().note(seq)
     }
 
-    /// The message that was sent under this reference, if it is still known.
+    /// The message that was sent, or a part of which was, under this reference, if it is still known.
     pub fn sent(&self, reference: &Reference) -> Option<Sent> {
         self.shared.state().sent(reference)
+    }
+
+    /// All references that a message, or a part of it, was sent under.
+    pub fn references(&self, seq: Seq) -> Vec<Reference> {
+        self.shared.state().references(seq)
     }
 
     /// All dead letters, oldest first.
@@ -506,6 +540,7 @@ fn read(
             trace: entry.trace.to_owned(),
             note,
             replayed: entry.head.replayed,
+            origin: entry.head.origin,
             body,
         };
         return Ok((entry.head, contact, whole));

@@ -53,6 +53,13 @@ pub struct ByFailure {
     answer: &'static str,
 }
 
+/// A status of WhatsApp's by its class, and what was done with it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByStatus {
+    status: &'static str,
+    result: &'static str,
+}
+
 /// Of channels, or of environments.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OfKind {
@@ -66,6 +73,7 @@ pub struct BridgeMetrics {
     accepted: Family<ByChannel, Counter>,
     replies: Family<ByChannel, Counter>,
     deduplicated: Family<ByChannel, Counter>,
+    statuses: Family<ByStatus, Counter>,
     attempts: Family<ByOutcome, Counter>,
     settled: Family<ByOutcome, Counter>,
     ack_seconds: Histogram,
@@ -346,6 +354,7 @@ impl BridgeMetrics {
             accepted: Family::default(),
             replies: Family::default(),
             deduplicated: Family::default(),
+            statuses: Family::default(),
             attempts: Family::default(),
             settled: Family::default(),
             ack_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
@@ -384,6 +393,11 @@ impl BridgeMetrics {
             "messages_deduplicated",
             "Messages and replies that came again",
             m.deduplicated,
+        );
+        inner.register(
+            "statuses",
+            "WhatsApp's statuses of sent messages, and what was done with them",
+            m.statuses,
         );
         inner.register("delivery_attempts", "Attempts to deliver, by outcome", m.attempts);
         inner.register("deliveries", "Messages delivered or given up", m.settled);
@@ -500,6 +514,11 @@ impl BridgeMetrics {
     pub fn accepted(&self, channel: &str, new: u64, again: u64) {
         Self::add(&self.accepted, channel, new);
         Self::add(&self.deduplicated, channel, again);
+    }
+
+    /// Something was done with a status of this class.
+    pub fn status(&self, status: &'static str, result: &'static str) {
+        self.statuses.get_or_create(&ByStatus { status, result }).inc();
     }
 
     /// A reply for a routed channel was taken.
