@@ -12,7 +12,7 @@ use super::{
     trail::{IdDigest, What},
 };
 use crate::{
-    api::ChannelId,
+    api::{ApiVersion, ChannelId},
     aura::{self, AuraError, Reply},
     convert,
     delivery::{Attempt, Deliver, Ended, Event, Failure, Item, Place, Stats, reason},
@@ -244,31 +244,40 @@ impl Deliverer {
             timeout: settings.timeout(),
             turnstile: None,
         };
+        // What a run before this one sent, or a status says that the user has, is not sent again.
+        let mut sent = usize::from(entry.note.parts);
+        let mut parts = convert::reply_messages(&reply, &entry.contact);
+        if let Origin::Resent { part, .. } = entry.origin {
+            parts = parts.into_iter().skip(usize::from(part)).take(1).collect();
+        }
+        if sent >= parts.len() {
+            let reference = self.state.journal.references(entry.seq).pop();
+            return (Ended::Delivered { reference }, None);
+        }
         // Without a token nothing is written, so that its failure leaves no doubt about the message.
         if let Err(error) = self.kernel.token(&request).await {
             return failed(self.send_failed(route, &error, false).await, &error);
         }
         let url = settings.messages_url(route.effective.api_version);
-        // What a run before this one sent is not sent again.
-        let mut sent = usize::from(entry.note.parts);
         let mut reference = None;
-        let mut parts = convert::reply_messages(&reply, &entry.contact);
-        if let Origin::Resent { part, .. } = entry.origin {
-            parts = parts.into_iter().skip(usize::from(part)).take(1).collect();
-        }
-        for part in parts.iter().skip(sent) {
+        let total = parts.len();
+        for mut part in parts.into_iter().skip(sent) {
             let correlator = entry::send_correlator(entry.seq, sent, &self.state.keys.load());
             let keys = self.state.keys.load_full();
             let known_as = |id: &str| self.state.trail().known_as(entry.seq, IdDigest::of(id, &keys));
             known_as(&correlator);
+            if route.effective.api_version == ApiVersion::V2 {
+                let number = u16::try_from(sent).unwrap_or(u16::MAX);
+                part.echo = Some(entry::echo(route.channel, entry.seq, number, &keys));
+            }
             crate::failpoint::at!(BeforeKernel);
-            match self.kernel.send(&request, &url, &correlator, part).await {
+            match self.kernel.send(&request, &url, &correlator, &part).await {
                 Ok(id) => {
                     crate::failpoint::at!(AfterKernel);
                     sent += 1;
                     id.iter().for_each(|id| known_as(id));
                     reference = id.map(|id| entry::reference(route.channel, &id, &self.state.keys.load()));
-                    if sent < parts.len() {
+                    if sent < total {
                         self.note_part(entry.seq, sent, reference).await;
                     }
                 }

@@ -231,6 +231,25 @@ pub fn reference(channel: ChannelId, id: &str, keys: &Keys) -> Reference {
     Reference(keys.fingerprint(&[b"sent", channel.as_bytes(), id.as_bytes()]))
 }
 
+/// What the statuses of a part of a reply are to tell back, where the platform does: its place in the journal, bound by a
+/// MAC, so that nobody else's word settles a message.
+pub fn echo(channel: ChannelId, seq: Seq, part: u16, keys: &Keys) -> String {
+    let mac = keys.fingerprint(&[
+        b"echo",
+        channel.as_bytes(),
+        &seq.0.to_be_bytes(),
+        &part.to_be_bytes(),
+    ]);
+    format!("{}.{part}.{}", seq.0, uuid_of(mac))
+}
+
+/// Which part of which reply is told back; `None` if it is none of this channel's.
+pub fn echoed(channel: ChannelId, text: &str, keys: &Keys) -> Option<(Seq, u16)> {
+    let mut words = text.splitn(3, '.');
+    let (seq, part) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    (echo(channel, Seq(seq), part, keys) == text).then_some((Seq(seq), part))
+}
+
 /// What a contact is known by in the lanes: shown, it is the digest that stands for the contact in logs.
 pub fn contact_key(contact: &str, keys: &Keys) -> ContactKey {
     ContactKey(keys.fingerprint(&[b"digest", contact.as_bytes()]))
@@ -324,6 +343,25 @@ mod tests {
         let contact = contact_key("34600000001", &keys());
         assert_eq!(contact.to_string(), keys().digest("34600000001").to_string());
         assert_ne!(contact, contact_key("34600000002", &keys()));
+    }
+
+    #[test]
+    fn what_is_told_back_is_believed_of_its_own_channel_and_part_alone() {
+        let (channel, other) = (owner().channel, ChannelId::from_bytes([8; 16]));
+        let text = echo(channel, Seq(42), 3, &keys());
+        assert_eq!(echoed(channel, &text, &keys()), Some((Seq(42), 3)));
+        assert_eq!(echoed(other, &text, &keys()), None);
+        for wrong in [
+            "",
+            "42",
+            "42.3",
+            "42.3.",
+            "41.3.x",
+            &text.replace("42.", "43."),
+            &format!("{text}0"),
+        ] {
+            assert_eq!(echoed(channel, wrong, &keys()), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::{
     auth::{Verdict, judge},
     entry,
-    state::{Shared, State, now_ms},
+    state::{Shared, now_ms},
     trail::IdDigest,
 };
 use crate::{
@@ -127,7 +127,7 @@ async fn take(state: &Shared, request: Request<Body>) -> Result<(), Refusal> {
     let (now, owner) = (now_ms(), route.owner());
     let (kept, passed_by): (Vec<&Event>, Vec<&Event>) = events.iter().partition(|event| match event {
         Event::Message(_) => true,
-        Event::Status(status) => State::keeps(&route, status),
+        Event::Status(status) => state.keeps(&route, status),
     });
     for event in passed_by {
         if let Event::Status(status) = event {

@@ -373,11 +373,9 @@ async fn a_status_whose_send_is_never_recorded_is_looked_at_again_when_its_wait_
     let status = bridge.reports(7, 1).await;
     assert_eq!(bridge.ended(1).await, [(status, "Delivered".to_owned())]);
     let took = start.elapsed();
-    let ten_minutes = Duration::from_secs(600);
-    assert!(
-        took >= ten_minutes - Duration::from_secs(1) && took < ten_minutes + Duration::from_secs(5),
-        "{took:?}"
-    );
+    // The wall clock, which says until when, goes on a little while time is paused.
+    let about_ten_minutes = Duration::from_secs(599)..Duration::from_secs(605);
+    assert!(about_ten_minutes.contains(&took), "{took:?}");
     bridge.stops().await;
 }
 

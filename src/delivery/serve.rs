@@ -337,8 +337,7 @@ impl Lanes {
                 state.circuit.close();
             }
             // Of a probe that found nobody it is not known what the channel would have been told.
-            Evidence::Nobody if !was_open => {}
-            Evidence::Silent if !was_open => {}
+            Evidence::Nobody | Evidence::Silent if !was_open => {}
             Evidence::Silent => state.circuit.try_now(),
             Evidence::Nobody | Evidence::Blocked => {
                 state.circuit.fails(probe, now, self.limits.blocked, chance);

@@ -212,11 +212,16 @@ impl Group {
         self.records.push(Staged::Record(record));
     }
 
-    /// A message ends once; a dead letter may still be dropped.
+    /// A message ends once; a dead letter may still be dropped, or turn out to have been sent.
     fn settle(&mut self, state: &State, seq: Seq, outcome: Outcome, at_ms: u64) -> bool {
         let may = match state.kind(seq) {
             Some(Kind::Pending) => true,
-            Some(Kind::DeadLetter) => matches!(outcome, Outcome::Dropped { .. }),
+            Some(Kind::DeadLetter) => {
+                matches!(
+                    outcome,
+                    Outcome::Dropped { .. } | Outcome::Delivered { reference: Some(_) }
+                )
+            }
             Some(Kind::Sent) | None => false,
         };
         if may && self.settled.insert(seq) {

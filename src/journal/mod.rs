@@ -291,7 +291,8 @@ impl Journal {
     }
 
     /// Records how a message ended; durable when this returns. Settling twice, or a message that was never accepted,
-    /// changes and writes nothing. Goes on when the journal is over [`Options::max_bytes`].
+    /// changes and writes nothing; but a dead letter may still be dropped, or turn out to have been sent under a
+    /// reference. Goes on when the journal is over [`Options::max_bytes`].
     ///
     /// # Errors
     /// [`AppendError`]; the message may still be pending after a restart. [`AppendError::Full`] if the disk itself
@@ -416,6 +417,11 @@ impl Journal {
     /// The message that was sent, or a part of which was, under this reference, if it is still known.
     pub fn sent(&self, reference: &Reference) -> Option<Sent> {
         self.shared.state().sent(reference)
+    }
+
+    /// Why a message is kept; `None` if it is not.
+    pub fn kind(&self, seq: Seq) -> Option<Kind> {
+        self.shared.state().kind(seq)
     }
 
     /// All references that a message, or a part of it, was sent under.

@@ -347,7 +347,14 @@ impl State {
                     // the reference is of.
                     let Note { parts, told, .. } = self.note(seq);
                     self.set_note(seq, sent_note(parts, told));
-                    self.sent.by_reference.insert(*reference, (seq, parts));
+                    // Unless that is known already.
+                    let part = self
+                        .sent
+                        .by_reference
+                        .get(reference)
+                        .filter(|(holder, _)| *holder == seq);
+                    let part = part.map_or(parts, |(_, part)| *part);
+                    self.sent.by_reference.insert(*reference, (seq, part));
                     // Said once more by what was written again: its place in the order is the first one.
                     if self.sent.by_seq.insert(seq, (*reference, at_ms)).is_none() {
                         self.sent.order.push_back((at_ms, seq));

@@ -180,10 +180,9 @@ fn remedy(report: &Report, message: &Message, rules: &Rules<'_>) -> Remedy {
     let age = report.accepted_at_ms.saturating_sub(message.accepted_at_ms);
     match report.trouble {
         Trouble::Passing if pause(message.origin).is_some() && age <= ms(rules.max_age) => Remedy::Again,
-        // A text to a user whom nothing reaches, or from a number that may not send, would be lost as well.
-        Trouble::User | Trouble::Number => Remedy::None,
         Trouble::Passing | Trouble::Message if rules.has_text => Remedy::Tell,
-        Trouble::Passing | Trouble::Message => Remedy::None,
+        // A text to a user whom nothing reaches, or from a number that may not send, would be lost as well.
+        _ => Remedy::None,
     }
 }
 

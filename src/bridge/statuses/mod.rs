@@ -23,7 +23,8 @@ use crate::{
     convert,
     delivery::{Ended, Failure, LaneKey, Place, reason},
     journal::{
-        AppendError, Appended, Direction, Entry, Note, Origin, Outcome, Pending, ReadError, Reference, Sent,
+        AppendError, Appended, Direction, Entry, Kind, Note, Origin, Outcome, Pending, ReadError, Reference,
+        Sent, Seq,
     },
     whatsapp::{self, Class, Event, Status, trouble},
 };
@@ -37,9 +38,21 @@ const NOT_TOLD: &str = "StatusNotTold";
 
 impl State {
     /// Whether a status is to be kept: failures are, and what Aura is told.
-    pub(super) fn keeps(route: &Route, status: &Status) -> bool {
+    pub(super) fn keeps(&self, route: &Route, status: &Status) -> bool {
         let class = Class::of(&status.status);
-        class == Class::Failed || Rules::of(&route.effective).tells(class)
+        let settles = || {
+            let message = self.told_back(route.channel, status);
+            message.is_some_and(|(seq, _)| {
+                let kind = self.journal.kind(seq);
+                matches!(kind, Some(Kind::Pending | Kind::DeadLetter))
+            })
+        };
+        class == Class::Failed || Rules::of(&route.effective).tells(class) || settles()
+    }
+
+    /// The part of a reply that a status tells back what was sent with it.
+    fn told_back(&self, channel: ChannelId, status: &Status) -> Option<(Seq, u16)> {
+        entry::echoed(channel, status.echo.as_deref()?, &self.keys.load())
     }
 
     /// A status came that is not kept.
@@ -102,7 +115,14 @@ impl Deliverer {
         let own = LaneKey::of(&pending.address);
         let now = now_ms();
         let looked = match self.state.journal.read(pending.seq).await {
-            Ok(entry) => self.look(&entry).await,
+            Ok(entry) => match self.look(&entry).await {
+                Ok(Some(looked))
+                    if matches!(looked.known, Known::NotYet) && self.settle(&looked, own).await =>
+                {
+                    self.look(&entry).await
+                }
+                looked => looked,
+            },
             Err(error) => Err(error),
         };
         let looked = match looked {
@@ -265,6 +285,52 @@ impl Deliverer {
         }))
     }
 
+    /// A status of a message whose send was never answered, and that tells back what was sent with it: the user has that
+    /// part, under the id that the status names. What waits to be sent again, or for a person, is settled by that (Law 2).
+    /// Says whether something was.
+    async fn settle(&self, looked: &Looked, own: LaneKey) -> bool {
+        let Some((seq, part)) = self.state.told_back(own.channel, &looked.status) else {
+            return false;
+        };
+        let Ok(message) = self.state.journal.read(seq).await else {
+            return false;
+        };
+        let of_channel = message.address.channel == *own.channel.as_bytes();
+        if !of_channel || message.address.direction != Direction::ToKernel {
+            return false;
+        }
+        let recorded = match self.state.journal.kind(seq) {
+            // The attempt that is under way, or the next one, finds that this part needs no sending.
+            Some(Kind::Pending) => {
+                let noted = self.state.journal.noted(seq);
+                let note = Note {
+                    parts: noted.parts.max(part.saturating_add(1)),
+                    ..noted
+                };
+                self.state.journal.note_part(seq, note, part, looked.about).await
+            }
+            // Of several parts the last: the ones behind another were never sent.
+            Some(Kind::DeadLetter) if is_last(&message, part) => {
+                let reference = Some(looked.about);
+                let settled = self
+                    .state
+                    .journal
+                    .settle(seq, Outcome::Delivered { reference })
+                    .await;
+                self.state.trail().happened(seq, What::Settled, 0, now_ms());
+                settled
+            }
+            _ => return false,
+        };
+        if let Err(error) = &recorded {
+            tracing::warn!(seq = seq.0, %error, "can't record that a message arrived after all");
+        } else {
+            self.state.metrics.status(looked.class().as_str(), "settled");
+            tracing::info!(channel = %own.channel, seq = seq.0, part, "a status says that a message arrived");
+        }
+        recorded.is_ok()
+    }
+
     /// Sends a failed message again, or tells its user that it was lost: once for each status.
     async fn put_right(&self, route: &Route, looked: &Looked, remedy: Remedy) -> Result<(), AppendError> {
         let Some((sent, message)) = &looked.message else {
@@ -295,6 +361,13 @@ impl Deliverer {
         }
         Ok(())
     }
+}
+
+/// Whether a part of a message is its last one.
+fn is_last(message: &Entry, part: u16) -> bool {
+    let parts = serde_json::from_slice::<Reply>(&message.body)
+        .map_or(0, |reply| convert::reply_messages(&reply, &message.contact).len());
+    matches!(message.origin, Origin::Resent { .. }) || usize::from(part) + 1 == parts
 }
 
 const LATER: Ended = Ended::Retry {

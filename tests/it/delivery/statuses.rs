@@ -113,7 +113,7 @@ async fn a_failure_is_told_to_aura_once_as_an_event_of_its_reply_and_conversatio
         ),
         (1, 1, 1, 1)
     );
-    let id: String = wamid.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let id = wamid.replace('/', "%2F");
     let url = format!("http://{}/v1/trace/{id}", world.site.messages);
     let trace = http().get(url).send().await.unwrap();
     let trace: Value = trace.json().await.unwrap();
@@ -329,4 +329,62 @@ async fn statuses_of_a_call_that_also_holds_messages_keep_nobody_from_his_answer
         .metric(world.site.bridge_admin, "aura_whatsapp_pending_messages")
         .await;
     assert!((pending - 1.0).abs() < 0.1, "{pending} wait");
+}
+
+#[tokio::test]
+async fn where_the_platform_tells_back_what_was_sent_a_status_settles_a_send_without_an_answer() {
+    let world = World::start("told-back").await;
+    let number = number_with(&world, |channel| {
+        channel["spec"]["kernel"]["apiVersion"] = "v2".into();
+    })
+    .await;
+    let held = world
+        .add("1003", |channel| {
+            channel["spec"]["kernel"]["apiVersion"] = "v2".into();
+            channel["spec"]["delivery"] = json!({"onUnknownSend": "Hold"});
+        })
+        .await;
+    world.wait_ready(&held).await;
+    // Retried: the status is here before the second attempt.
+    world.kernel.report_next(&[("sent", &[])]);
+    let lost = Fault::delay(Duration::from_secs(60)).after_effect();
+    world.kernel.inject(lost.on(Endpoint::Send).times(1));
+    world.kernel.user_sends(&number.digits, USER, "uno").unwrap();
+    world.wait_received(USER, 1).await;
+    world.wait_settled().await;
+    assert_eq!(world.kernel.received(USER).len(), 1, "it was not sent again");
+    assert_eq!(world.kernel.sends().len(), 1);
+    assert_eq!(counted(&world, "sent", "settled").await, 1);
+    assert_eq!(ended(&world, "dead_letter").await, 0);
+
+    // Held for a person, until a status tells of it.
+    let other = "34600000002";
+    world
+        .kernel
+        .inject(Fault::reset().after_effect().on(Endpoint::Send).times(1));
+    world.kernel.user_sends(&held.digits, other, "dos").unwrap();
+    world
+        .until("it is held", async || ended(&world, "dead_letter").await == 1)
+        .await;
+    let gauge = "aura_whatsapp_dead_letters";
+    assert!(world.metric(world.site.bridge_admin, gauge).await > 0.5);
+    let wamid = world.kernel.received(other)[0].wamid.clone();
+    world.kernel.push_status(&wamid, "delivered", &[]).unwrap();
+    world
+        .until("it is no dead letter any more", async || {
+            world.metric(world.site.bridge_admin, gauge).await < 0.5
+        })
+        .await;
+    world.wait_settled().await;
+    // From then on it is a sent message like any other.
+    world
+        .kernel
+        .push_status(&wamid, "failed", &[error(PASSING)])
+        .unwrap();
+    world
+        .until("a late failure is heard of", async || {
+            counted(&world, "failed", "late").await == 1
+        })
+        .await;
+    assert_eq!(world.kernel.received(other).len(), 1);
 }
