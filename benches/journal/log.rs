@@ -13,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use aura_whatsapp_operator::journal::ids::{Born, Ids, RunDirectory, RunStorage as _};
 use aura_whatsapp_operator::journal::{
-    self, Address, Appended, ContactKey, Direction, Journal, Keyring, NewEntry, Options, Outcome, Seq,
-    Surroundings, WrappingKey,
+    self, Address, Appended, ContactKey, Direction, Journal, Keyring, NewEntry, Options, Origin, Outcome,
+    Seq, Surroundings, WrappingKey,
 };
 use bytes::Bytes;
 
@@ -49,6 +49,7 @@ fn message(number: u64, body: &Bytes) -> NewEntry {
         request: None,
         trace: String::new(),
         body: body.clone(),
+        origin: Origin::Peer,
         set_aside: None,
     }
 }

@@ -263,6 +263,13 @@ pub struct Delivery {
             .message("unansweredAfter must be between 1s and 5m")
     )]
     pub unanswered_after: Option<Period>,
+    /// Which of WhatsApp's statuses of sent messages Aura is told, as events: Failed, Sent, Delivered, Read, Other (what
+    /// is no step of a message's way, such as a warning). Default [Failed]; [] tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 5))]
+    #[x_kube(validation = kube::core::Rule::new("self.all(s, self.exists_one(o, o == s))")
+        .message("statuses must name each status once"))]
+    pub statuses: Option<Vec<ReportedStatus>>,
     /// How many messages a second this number may send towards Kernel. Default 80; an environment can only lower it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
@@ -325,6 +332,7 @@ words!(/** Whether messages are delivered. */ DeliveryMode { Deliver, Hold });
 words!(/** What becomes of a conversation after a dead letter. */ OnUndeliverable { Continue, HoldConversation });
 words!(/** What becomes of a send whose outcome is unknown. */ OnUnknownSend { Retry, Hold });
 words!(/** In which order replies leave. */ ReplyOrder { AfterEarlierRequests, AsReceived });
+words!(/** What WhatsApp reports of a sent message. */ ReportedStatus { Failed, Sent, Delivered, Read, Other });
 words!(/** How choices are shown. */ ChoiceStyle { Auto, Buttons, List, Text });
 
 /// The version of Kernel's WhatsApp API.

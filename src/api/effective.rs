@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ApiVersion, ChoiceStyle, Conversion, DataVersion, Delivery, DeliveryMode, Existing, OnDelete,
-    OnUndeliverable, OnUnknownSend, Period, ReplyOrder, Scopes, Webhook, WebhookMode, WhatsAppChannelSpec,
+    OnUndeliverable, OnUnknownSend, Period, ReplyOrder, ReportedStatus, Scopes, Webhook, WebhookMode,
+    WhatsAppChannelSpec,
 };
 
 /// What an environment may set for all its channels: any field of the spec but those that make the channel what
@@ -62,6 +63,7 @@ pub struct Effective {
     pub max_age_to_user: Duration,
     pub reply_order: ReplyOrder,
     pub unanswered_after: Duration,
+    pub statuses: Vec<ReportedStatus>,
     pub messages_per_second: u32,
     pub channel_data: DataVersion,
     pub options: ChoiceStyle,
@@ -139,6 +141,10 @@ impl Effective {
                 d.unanswered_after.as_ref(),
                 Duration::from_secs(10),
             ),
+            statuses: delivery
+                .statuses
+                .or_else(|| d.statuses.clone())
+                .unwrap_or_else(|| vec![ReportedStatus::Failed]),
             messages_per_second: u32::try_from(per_second.clamp(1, 1000)).unwrap_or(80),
             channel_data: conversion
                 .channel_data
@@ -178,6 +184,7 @@ mod tests {
         let effective = Effective::new(&WhatsAppChannelSpec::example(), &ChannelDefaults::default());
         assert_eq!(effective.registration_scopes, ["whatsapp:app-admin"]);
         assert_eq!(effective.messaging_scopes, ["whatsapp:app-messaging"]);
+        assert_eq!(effective.statuses, [ReportedStatus::Failed]);
         assert_eq!((effective.key_generation, effective.messages_per_second), (1, 80));
         for (own, limit, holds) in [
             (Some(5), Some(10), 5),
@@ -223,7 +230,12 @@ mod tests {
             mode: Some(WebhookMode::Manage),
             ..Webhook::default()
         });
+        spec.delivery = Some(Delivery {
+            statuses: Some(Vec::new()),
+            ..Delivery::default()
+        });
         let effective = Effective::new(&spec, &defaults);
+        assert_eq!(effective.statuses, [], "none is a list too");
         assert_eq!(effective.mode, WebhookMode::Manage);
         assert_eq!(effective.on_delete, OnDelete::Clear);
         assert_eq!(effective.resync_period, Some(2 * HOUR));

@@ -13,8 +13,8 @@ mod status;
 
 pub use channel::{
     ApiVersion, ChoiceStyle, Conversion, CredentialsRef, DataVersion, Delivery, DeliveryMode, Existing,
-    Kernel, KeyRef, MaxAge, OnDelete, OnUndeliverable, OnUnknownSend, ReplyOrder, Scopes, Webhook,
-    WebhookMode, WhatsAppChannel, WhatsAppChannelSpec,
+    Kernel, KeyRef, MaxAge, OnDelete, OnUndeliverable, OnUnknownSend, ReplyOrder, ReportedStatus, Scopes,
+    Webhook, WebhookMode, WhatsAppChannel, WhatsAppChannelSpec,
 };
 pub use claims::Claim;
 pub use duration::{InvalidDuration, Period};

@@ -1,5 +1,8 @@
 //! The activity model of Bot Framework, as far as Aura uses it. Pure.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -36,9 +39,29 @@ pub struct Activity {
     /// The text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// Of an event that tells of one of Aura's replies: that one's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to_id: Option<String>,
+    /// What an event tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<StatusValue>,
     /// Aura's own part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel_data: Option<ChannelData>,
+}
+
+/// What an event tells of a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusValue {
+    /// WhatsApp's word: sent, delivered, read, failed, …
+    pub status: String,
+    /// The bridge knows the message that it speaks of.
+    pub correlated: bool,
+    /// The bridge sends that message again: this failure is not its end.
+    pub resent: bool,
+    /// The bridge tells the user that something was lost.
+    pub user_told: bool,
 }
 
 /// A user or bot.
@@ -118,6 +141,25 @@ pub struct Attachment {
     pub content_type: String,
     /// The card, or whatever it holds.
     pub content: Option<Box<RawValue>>,
+}
+
+/// An activity's JSON with an id, where it has none of its own; as it was, if it is no object.
+pub fn with_id(activity: &Bytes, id: impl FnOnce() -> String) -> Bytes {
+    let fields = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(activity);
+    let Ok(mut fields) = fields else {
+        return activity.clone();
+    };
+    let known = fields
+        .get("id")
+        .is_some_and(|id| id.get().len() > 2 && id.get() != "null");
+    let Ok(id) = serde_json::value::to_raw_value(&id()) else {
+        return activity.clone();
+    };
+    if known {
+        return activity.clone();
+    }
+    fields.insert("id".to_owned(), id);
+    serde_json::to_vec(&fields).map_or_else(|_| activity.clone(), Bytes::from)
 }
 
 impl Attachment {

@@ -7,6 +7,9 @@ mod client;
 pub mod contract;
 
 pub use self::{
-    activity::{Account, Activity, Attachment, ChannelData, Conversation, HeroCard, Payload, Reply},
+    activity::{
+        Account, Activity, Attachment, ChannelData, Conversation, HeroCard, Payload, Reply, StatusValue,
+        with_id,
+    },
     client::{AuraError, Client},
 };

@@ -17,11 +17,11 @@ use super::{
     trail::{IdDigest, Ties, What},
 };
 use crate::{
-    api::ChannelId,
+    api::{ApiVersion, ChannelId},
     aura::{self, AuraError, Reply},
     convert,
-    delivery::{Attempt, Deliver, Ended, Event, Failure, Item, Stats, reason},
-    journal::{Direction, Entry, Note, Outcome, Seq},
+    delivery::{Attempt, Deliver, Ended, Event, Failure, Item, Place, Stats, reason},
+    journal::{Direction, Entry, Note, Origin, Outcome, Pending, Reference, Seq},
     kernel::{self, KernelError, TokenRequest},
     keys::ConversationKey,
     telemetry::{Context, Outgoing, w3c::SpanId},
@@ -39,36 +39,32 @@ impl Deliver for Deliverer {
     async fn attempt(&self, entry: Entry, attempt: Attempt) -> Ended {
         let channel = ChannelId::from_bytes(entry.address.channel);
         let (direction, seq) = (entry.address.direction, entry.seq);
-        // A message stays with the resource that it was accepted for: of another one that has the channel by now it is
-        // none of the business.
-        let its = |route: &Arc<Route>| route.tag.bytes() == entry.address.tag;
-        let current = self.state.routes.load().get(channel).cloned();
-        let taken_over = current.as_ref().is_some_and(|route| !its(route));
-        let leaving = || self.state.leaving.get(channel).filter(its);
-        let Some(route) = current.filter(its).or_else(leaving) else {
-            return if taken_over {
-                Ended::Fatal {
-                    reason: reason::CHANNEL_DELETED,
-                }
-            } else {
-                Ended::Blocked
-            };
+        let route = match self.route(channel, entry.address.tag) {
+            Ok(route) => route,
+            Err(ended) => return ended,
         };
         let begun = Instant::now();
-        let message = self.message(&route, &entry);
-        let own = match &message {
-            Some(Message::Event { id, .. }) => id.clone(),
-            _ => entry::send_key(seq, 0, &self.state.keys.load()),
+        let event = match direction {
+            Direction::ToAura => whatsapp::parse(&entry.body)
+                .ok()
+                .and_then(|mut events| events.pop()),
+            Direction::ToKernel => None,
+        };
+        let own = {
+            let keys = self.state.keys.load();
+            match &event {
+                Some(event) => entry::activity_id(route.channel, event, &keys),
+                None => entry::send_key(seq, 0, &keys),
+            }
         };
         let span = SpanId::new(fastrand::u64(..));
         let carried = Context::of_kept(&entry.trace).outgoing(own, span);
-        let (ended, why) = match message {
-            Some(Message::Event { id, event }) => self.to_aura(&route, &entry, &id, &event, &carried).await,
-            Some(Message::Reply(reply)) => self.to_kernel(&route, &entry, &reply, &carried).await,
-            None => failed(
-                Ended::Fatal { reason: "Unreadable" },
-                &"the journal's entry is not what its direction says",
-            ),
+        let (ended, why) = match direction {
+            Direction::ToAura if entry.origin == Origin::Report => {
+                self.status_to_aura(&route, &entry, &carried).await
+            }
+            Direction::ToAura => self.to_aura(&route, &entry, event, &carried).await,
+            Direction::ToKernel => self.to_kernel(&route, &entry, &carried).await,
         };
         let (outcome, now) = (outcome(&ended), now_ms());
         {
@@ -109,6 +105,10 @@ impl Deliver for Deliverer {
             }
         }
         ended
+    }
+
+    async fn place(&self, report: Pending) -> Place {
+        self.place_status(report).await
     }
 
     fn settled(&self, item: &Item, outcome: &Outcome) {
@@ -193,48 +193,52 @@ impl Deliver for Deliverer {
     }
 }
 
-/// What an entry of the journal is.
-enum Message {
-    /// A user's message or a status, under the id of its activity.
-    Event { id: String, event: whatsapp::Event },
-    /// Aura's.
-    Reply(Reply),
-}
-
 /// How an attempt ended and, where it did not deliver, why, in words without anything personal.
-type Tried = (Ended, Option<String>);
+pub(super) type Tried = (Ended, Option<String>);
 
-fn failed(ended: Ended, why: &dyn Display) -> Tried {
+pub(super) fn failed(ended: Ended, why: &dyn Display) -> Tried {
     (ended, Some(why.to_string()))
 }
 
 impl Deliverer {
-    /// What an entry is; `None` where it is nothing that could be delivered in its direction.
-    fn message(&self, route: &Route, entry: &Entry) -> Option<Message> {
-        match entry.address.direction {
-            Direction::ToAura => {
-                let event = whatsapp::parse(&entry.body).ok()?.pop()?;
-                let id = entry::activity_id(route.channel, &event, &self.state.keys.load());
-                Some(Message::Event { id, event })
+    /// The route of a message that was accepted for the resource with this tag. It stays with that one: of another that
+    /// has the channel by now it is none of the business.
+    ///
+    /// # Errors
+    /// What that means for the message.
+    pub(super) fn route(&self, channel: ChannelId, tag: [u8; 6]) -> Result<Arc<Route>, Ended> {
+        let its = |route: &Arc<Route>| route.tag.bytes() == tag;
+        let current = self.state.routes.load().get(channel).cloned();
+        let taken_over = current.as_ref().is_some_and(|route| !its(route));
+        let leaving = || self.state.leaving.get(channel).filter(its);
+        current.filter(its).or_else(leaving).ok_or(if taken_over {
+            Ended::Fatal {
+                reason: reason::CHANNEL_DELETED,
             }
-            Direction::ToKernel => serde_json::from_slice(&entry.body).ok().map(Message::Reply),
-        }
+        } else {
+            Ended::Blocked
+        })
     }
 
     async fn to_aura(
         &self,
         route: &Route,
         entry: &Entry,
-        id: &str,
-        event: &whatsapp::Event,
+        event: Option<whatsapp::Event>,
         carried: &Outgoing,
     ) -> Tried {
-        let Some(activity) = self.activity(route, entry, id, event, carried) else {
+        let Some((id, activity)) = event.and_then(|event| self.activity(route, entry, &event, carried))
+        else {
             return failed(
                 Ended::Fatal { reason: "Unreadable" },
                 &"the journal's entry is no webhook call",
             );
         };
+        self.post(route, &id, activity, carried).await
+    }
+
+    /// Posts an activity to the channel's Aura.
+    pub(super) async fn post(&self, route: &Route, id: &str, activity: Bytes, carried: &Outgoing) -> Tried {
         let setup = self.state.setup.load_full();
         let Some(credentials) = setup.aura.get(&route.environment_name) else {
             return failed(Ended::Blocked, &"the environment has no credential for Aura");
@@ -260,34 +264,54 @@ impl Deliverer {
         failed(aura_failed(&error), &error)
     }
 
-    /// The activity in JSON.
+    /// The id and JSON of a user's message as an activity.
     fn activity(
         &self,
         route: &Route,
         entry: &Entry,
-        id: &str,
         event: &whatsapp::Event,
         carried: &Outgoing,
-    ) -> Option<Bytes> {
-        let conversation = self.state.keys.load().sealer().seal(&ConversationKey {
+    ) -> Option<(String, Bytes)> {
+        let whatsapp::Event::Message(message) = event else {
+            return None;
+        };
+        let id = entry::activity_id(route.channel, event, &self.state.keys.load());
+        let activity = convert::message_activity(message, &self.context(route, &entry.contact, &id, carried));
+        Some((id, Bytes::from(serde_json::to_vec(&activity.ok()?).ok()?)))
+    }
+
+    /// What an activity of a user's conversation needs.
+    pub(super) fn context<'a>(
+        &self,
+        route: &'a Route,
+        user: &str,
+        id: &str,
+        carried: &Outgoing,
+    ) -> convert::Context<'a> {
+        convert::Context {
             channel: route.channel,
-            contact: entry.contact.clone(),
-        });
-        let context = convert::Context {
-            channel: route.channel,
-            conversation,
+            conversation: self.state.keys.load().sealer().seal(&ConversationKey {
+                channel: route.channel,
+                contact: user.to_owned(),
+            }),
             id: id.to_owned(),
             correlator: carried.correlator.clone(),
             service_url: route.environment.aura.reply_url.as_str(),
-        };
-        let activity = match event {
-            whatsapp::Event::Message(message) => convert::message_activity(message, &context),
-            whatsapp::Event::Status(status) => convert::status_activity(status, &context),
-        };
-        Some(Bytes::from(serde_json::to_vec(&activity.ok()?).ok()?))
+        }
     }
 
-    async fn to_kernel(&self, route: &Route, entry: &Entry, reply: &Reply, carried: &Outgoing) -> Tried {
+    /// The id of the activity for a status.
+    pub(super) fn status_id(&self, route: &Route, status: &whatsapp::Status) -> String {
+        entry::status_activity_id(route.channel, status, &self.state.keys.load())
+    }
+
+    async fn to_kernel(&self, route: &Route, entry: &Entry, carried: &Outgoing) -> Tried {
+        let Ok(reply) = serde_json::from_slice::<Reply>(&entry.body) else {
+            return failed(
+                Ended::Fatal { reason: "Unreadable" },
+                &"the journal's entry is no reply",
+            );
+        };
         let credentials = match self.state.secrets.credentials(route).await {
             Ok(credentials) => credentials,
             Err(error) => return failed(Ended::Blocked, &error),
@@ -301,29 +325,41 @@ impl Deliverer {
             timeout: settings.timeout(),
             turnstile: None,
         };
+        // What a run before this one sent, or a status says that the user has, is not sent again.
+        let mut sent = usize::from(entry.note.parts);
+        let mut parts = convert::reply_messages(&reply, &entry.contact);
+        if let Origin::Resent { part, .. } = entry.origin {
+            parts = parts.into_iter().skip(usize::from(part)).take(1).collect();
+        }
+        if sent >= parts.len() {
+            let reference = self.state.journal.references(entry.seq).pop();
+            return (Ended::Delivered { reference }, None);
+        }
         // Without a token nothing is written, so that its failure leaves no doubt about the message.
         if let Err(error) = self.kernel.token(&request).await {
             return failed(self.send_failed(route, &error, false).await, &error);
         }
         let url = settings.messages_url(route.effective.api_version);
-        // What a run before this one sent is not sent again.
-        let mut sent = usize::from(entry.note.parts);
         let mut reference = None;
-        let parts = convert::reply_messages(reply, &entry.contact);
-        for part in parts.iter().skip(sent) {
+        let total = parts.len();
+        for mut part in parts.into_iter().skip(sent) {
             let keys = self.state.keys.load_full();
             let key = entry::send_key(entry.seq, sent, &keys);
             let known_as = |id: &str| self.state.trail().known_as(entry.seq, IdDigest::of(id, &keys));
             known_as(&key);
+            if route.effective.api_version == ApiVersion::V2 {
+                let number = u16::try_from(sent).unwrap_or(u16::MAX);
+                part.echo = Some(entry::echo(route.channel, entry.seq, number, &keys));
+            }
             crate::failpoint::at!(BeforeKernel);
-            match self.kernel.send(&request, &url, &key, carried, part).await {
+            match self.kernel.send(&request, &url, &key, carried, &part).await {
                 Ok(id) => {
                     crate::failpoint::at!(AfterKernel);
                     sent += 1;
                     id.iter().for_each(|id| known_as(id));
                     reference = id.map(|id| entry::reference(route.channel, &id, &self.state.keys.load()));
-                    if sent < parts.len() {
-                        self.note_part(entry.seq, sent).await;
+                    if sent < total {
+                        self.note_part(entry.seq, sent, reference).await;
                     }
                 }
                 Err(error) => {
@@ -334,13 +370,23 @@ impl Deliverer {
         (Ended::Delivered { reference }, None)
     }
 
-    /// Records that a part of a reply was sent, so that it is not sent again.
-    async fn note_part(&self, seq: Seq, sent: usize) {
+    /// Records that a part of a reply was sent, so that it is not sent again, and as what, for what is reported of it.
+    async fn note_part(&self, seq: Seq, sent: usize, reference: Option<Reference>) {
+        let parts = u16::try_from(sent).unwrap_or(u16::MAX);
         let note = Note {
-            parts: u16::try_from(sent).unwrap_or(u16::MAX),
+            parts,
             ..self.state.journal.noted(seq)
         };
-        if let Err(error) = self.state.journal.note(seq, note).await {
+        let noted = match reference {
+            Some(reference) => {
+                self.state
+                    .journal
+                    .note_part(seq, note, parts.saturating_sub(1), reference)
+                    .await
+            }
+            None => self.state.journal.note(seq, note).await,
+        };
+        if let Err(error) = noted {
             tracing::warn!(%error, seq = seq.0, "can't record that a part was sent: after a crash it is sent again");
         }
     }
@@ -415,6 +461,7 @@ fn outcome(ended: &Ended) -> &'static str {
         Ended::Unknown => "unknown",
         Ended::Fatal { .. } => "fatal",
         Ended::Blocked => "blocked",
+        Ended::Dropped { .. } => "dropped",
     }
 }
 

@@ -10,7 +10,10 @@ use uuid::Uuid;
 use super::routes::Owner;
 use crate::{
     api::ChannelId,
-    journal::{Address, ContactKey, DedupKey, Direction, Kept, NewEntry, Reference, RequestId, Seq},
+    aura::with_id,
+    journal::{
+        Address, ContactKey, DedupKey, Direction, Entry, Kept, NewEntry, Origin, Reference, RequestId, Seq,
+    },
     keys::Keys,
     telemetry::Context,
     whatsapp::{Event, InboundMessage, Status},
@@ -33,6 +36,7 @@ pub fn message(owner: &Owner, message: &InboundMessage, keys: &Keys, now_ms: u64
         request: Some(request(&activity, keys)),
         trace: String::new(),
         body: call("messages", &message.raw, contacts.as_ref()),
+        origin: Origin::Peer,
         set_aside: born.set_aside,
     }
 }
@@ -52,9 +56,10 @@ pub fn status(owner: &Owner, status: &Status, keys: &Keys, now_ms: u64) -> NewEn
         dedup: DedupKey(keys.fingerprint(&parts)),
         born_ms: born.ms,
         accepted_at_ms: now_ms,
-        request: None,
+        request: Some(RequestId(reference(owner.channel, &status.id, keys).0)),
         trace: String::new(),
         body: call("statuses", &status.raw, None),
+        origin: Origin::Report,
         set_aside: born.set_aside,
     }
 }
@@ -85,6 +90,50 @@ pub fn reply(owner: &Owner, reply: &ReplyOf<'_>, body: Bytes, keys: &Keys, now_m
         request: reply.answers.map(|id| request(id, keys)),
         trace: String::new(),
         body,
+        origin: Origin::Peer,
+        set_aside: None,
+    }
+}
+
+/// The journal's entry for a part of a sent reply that is sent again, after WhatsApp's report on it. It goes behind what
+/// waits, but before the replies to later requests.
+pub fn again(sent: &Entry, part: u8, report: Reference, keys: &Keys, now_ms: u64) -> NewEntry {
+    let times = match sent.origin {
+        Origin::Resent { times, .. } => times.saturating_add(1),
+        _ => 1,
+    };
+    // Aura's name of it may be of the number that it had first.
+    let body = with_id(&sent.body, || reply_id(sent.seq));
+    NewEntry {
+        dedup: DedupKey(keys.fingerprint(&[b"again", &sent.address.channel, &report.0])),
+        request: sent.request,
+        origin: Origin::Resent { times, part },
+        ..own(sent, body, now_ms)
+    }
+}
+
+/// The journal's entry for what a user is told when a reply is lost for good: once for the replies to one request.
+pub fn lost(sent: &Entry, report: Reference, text: &str, keys: &Keys, now_ms: u64) -> NewEntry {
+    let about = sent.request.map_or(report.0, |request| request.0);
+    let body = json!({"type": "message", "text": text}).to_string();
+    NewEntry {
+        dedup: DedupKey(keys.fingerprint(&[b"lost", &sent.address.channel, &sent.address.contact.0, &about])),
+        origin: Origin::Bridge,
+        ..own(sent, Bytes::from(body), now_ms)
+    }
+}
+
+fn own(sent: &Entry, body: Bytes, now_ms: u64) -> NewEntry {
+    NewEntry {
+        address: sent.address,
+        contact: sent.contact.clone(),
+        dedup: DedupKey([0; 16]),
+        born_ms: None,
+        accepted_at_ms: now_ms,
+        request: None,
+        trace: sent.trace.clone(),
+        body,
+        origin: Origin::Peer,
         set_aside: None,
     }
 }
@@ -183,11 +232,19 @@ impl Born {
 pub fn activity_id(channel: ChannelId, event: &Event, keys: &Keys) -> String {
     match event {
         Event::Message(message) => message_activity_id(channel, &message.id, keys),
-        Event::Status(status) => {
-            let (id, word) = (status.id.as_bytes(), status.status.as_bytes());
-            uuid_of(keys.fingerprint(&[b"activity", channel.as_bytes(), b"status", id, word]))
-        }
+        Event::Status(status) => status_activity_id(channel, status, keys),
     }
+}
+
+/// The same for a status.
+pub fn status_activity_id(channel: ChannelId, status: &Status, keys: &Keys) -> String {
+    let (id, word) = (status.id.as_bytes(), status.status.as_bytes());
+    uuid_of(keys.fingerprint(&[b"activity", channel.as_bytes(), b"status", id, word]))
+}
+
+/// What Aura is told that its reply is called, where it gave it no id.
+pub fn reply_id(seq: Seq) -> String {
+    format!("reply-{}", seq.0)
 }
 
 fn message_activity_id(channel: ChannelId, id: &str, keys: &Keys) -> String {
@@ -203,6 +260,25 @@ pub fn reference(channel: ChannelId, id: &str, keys: &Keys) -> Reference {
     Reference(keys.fingerprint(&[b"sent", channel.as_bytes(), id.as_bytes()]))
 }
 
+/// What the statuses of a part of a reply are to tell back, where the platform does: its place in the journal, bound by a
+/// MAC, so that nobody else's word settles a message.
+pub fn echo(channel: ChannelId, seq: Seq, part: u16, keys: &Keys) -> String {
+    let mac = keys.fingerprint(&[
+        b"echo",
+        channel.as_bytes(),
+        &seq.0.to_be_bytes(),
+        &part.to_be_bytes(),
+    ]);
+    format!("{}.{part}.{}", seq.0, uuid_of(mac))
+}
+
+/// Which part of which reply is told back; `None` if it is none of this channel's.
+pub fn echoed(channel: ChannelId, text: &str, keys: &Keys) -> Option<(Seq, u16)> {
+    let mut words = text.splitn(3, '.');
+    let (seq, part) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    (echo(channel, Seq(seq), part, keys) == text).then_some((Seq(seq), part))
+}
+
 /// What a contact is known by in the lanes: shown, it is the digest that stands for the contact in logs.
 pub fn contact_key(contact: &str, keys: &Keys) -> ContactKey {
     ContactKey(keys.fingerprint(&[b"digest", contact.as_bytes()]))
@@ -212,11 +288,6 @@ pub fn contact_key(contact: &str, keys: &Keys) -> ContactKey {
 /// outcome is unknown can be recognised. The first one is the reply's correlator where it came with none.
 pub fn send_key(seq: Seq, part: usize, keys: &Keys) -> String {
     uuid_of(keys.fingerprint(&[b"send", &seq.0.to_be_bytes(), &part.to_be_bytes()]))
-}
-
-/// Whether a status is handed to Aura: failures are, the rest is counted.
-pub fn is_of_interest(status: &Status) -> bool {
-    matches!(status.status.as_str(), "failed" | "warning")
 }
 
 fn call(list: &str, raw: &str, contacts: Option<&serde_json::Value>) -> Bytes {
@@ -301,6 +372,25 @@ mod tests {
         let contact = contact_key("34600000001", &keys());
         assert_eq!(contact.to_string(), keys().digest("34600000001").to_string());
         assert_ne!(contact, contact_key("34600000002", &keys()));
+    }
+
+    #[test]
+    fn what_is_told_back_is_believed_of_its_own_channel_and_part_alone() {
+        let (channel, other) = (owner().channel, ChannelId::from_bytes([8; 16]));
+        let text = echo(channel, Seq(42), 3, &keys());
+        assert_eq!(echoed(channel, &text, &keys()), Some((Seq(42), 3)));
+        assert_eq!(echoed(other, &text, &keys()), None);
+        for wrong in [
+            "",
+            "42",
+            "42.3",
+            "42.3.",
+            "41.3.x",
+            &text.replace("42.", "43."),
+            &format!("{text}0"),
+        ] {
+            assert_eq!(echoed(channel, wrong, &keys()), None, "{wrong}");
+        }
     }
 
     #[test]

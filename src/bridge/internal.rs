@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     api::ChannelId,
-    aura::{Reply, contract},
+    aura::{Reply, contract, with_id},
     convert,
     journal::Appended,
     server::ClientNames,
@@ -183,6 +183,11 @@ async fn take(
     }
     // In the path or in the activity, as Bot Framework's clients do it.
     let answers = path.get(1).map(|(_, id)| id.as_str());
+    // Known by the header alone, it is known by it later too.
+    let body = match own_id {
+        Some(id) if activity.id.is_none() => with_id(&body, || id.to_owned()),
+        _ => body,
+    };
     let reply = entry::ReplyOf {
         contact: &conversation.contact,
         id: own_id,
@@ -206,8 +211,8 @@ async fn take(
     let appended = state.keep(vec![entry], limits.commit_timeout()).await?;
     crate::failpoint::at!(ReplyKept);
     let (seq, new) = match appended.first() {
-        Some(Appended::New(seq)) => (seq.0, 1),
-        Some(Appended::Duplicate(seq)) => (seq.0, 0),
+        Some(Appended::New(seq)) => (*seq, 1),
+        Some(Appended::Duplicate(seq)) => (*seq, 0),
         None => return Err(Refusal::NotNow.into()),
     };
     if let Some(one) = appended.first() {
@@ -217,8 +222,8 @@ async fn take(
     state.metrics.replied(&route.channel.to_string(), new, 1 - new);
     let contact = keys.digest(&conversation.contact);
     tracing::info!(
-        channel = %route.channel, %contact, seq, new,
+        channel = %route.channel, %contact, seq = seq.0, new,
         trace_id = context.trace_id().map(tracing::field::display), correlator = context.correlator(), "reply accepted"
     );
-    Ok(own_id.map_or_else(|| format!("reply-{seq}"), ToOwned::to_owned))
+    Ok(own_id.map_or_else(|| entry::reply_id(seq), ToOwned::to_owned))
 }

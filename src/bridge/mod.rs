@@ -3,8 +3,9 @@
 //!
 //! `routes` says which channel goes where and `auth` who may call: both pure. `public`, `internal` and `admin` are
 //! the three listeners, `server` is the loop beneath them, `deliver` makes the attempts, `watch` keeps the routes
-//! up to date, `body` and `keep` read and keep what was sent, `exchange` what it says of its caller's trace, `secrets` keeps credentials in memory, `snapshot` keeps the
-//! routes across a restart. `messages` is what people on call use, on loopback alone, and `trail` what happened to the last
+//! up to date, `body` and `keep` read and keep what was sent, `exchange` what it says of its caller's trace, `secrets`
+//! keeps credentials in memory, `snapshot` keeps the routes across a restart. `statuses` is what becomes of WhatsApp's
+//! reports on sent messages, `messages` what people on call use, on loopback alone, and `trail` what happened to the last
 //! messages.
 
 mod auth;
@@ -26,6 +27,7 @@ mod run;
 mod secrets;
 mod snapshot;
 mod state;
+mod statuses;
 mod trail;
 mod watch;
 

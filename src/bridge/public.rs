@@ -22,7 +22,7 @@ use crate::{
     journal::{Appended, Direction},
     kernel::contract::WEBHOOK_CALL_PATH,
     telemetry::Context,
-    whatsapp::{self, Event},
+    whatsapp::{self, Class, Event},
 };
 
 /// How soon a caller is asked to come back, in seconds.
@@ -130,46 +130,50 @@ async fn take(state: &Shared, request: Request<Body>, context: &Context) -> Resu
     let (now, owner) = (now_ms(), route.owner());
     let context = context.clone().without(&entry::personal(&events));
     let kept_context = context.kept();
-    let entries: Vec<_> = events
-        .iter()
-        .filter_map(|event| match event {
-            Event::Message(message) => Some(entry::message(&owner, message, &keys, now)),
-            Event::Status(status) => {
-                entry::is_of_interest(status).then(|| entry::status(&owner, status, &keys, now))
-            }
-        })
-        .map(|entry| entry.in_context(&kept_context))
-        .collect();
-    if entries.is_empty() {
+    let (kept, passed_by): (Vec<&Event>, Vec<&Event>) = events.iter().partition(|event| match event {
+        Event::Message(_) => true,
+        Event::Status(status) => state.keeps(&route, status),
+    });
+    for event in passed_by {
+        if let Event::Status(status) = event {
+            state.passed_by(route.channel, status, now);
+        }
+    }
+    if kept.is_empty() {
         return Ok(());
     }
-    // The ids by which others know each: its activity's, and WhatsApp's own of a user's message.
-    let known_as: Vec<_> = events
+    let entries: Vec<_> = kept
         .iter()
-        .filter_map(|event| match event {
-            Event::Message(message) => Some((event, Some(message.id.as_str()))),
-            Event::Status(status) => entry::is_of_interest(status).then_some((event, None)),
+        .map(|event| match event {
+            Event::Message(message) => entry::message(&owner, message, &keys, now),
+            Event::Status(status) => entry::status(&owner, status, &keys, now),
         })
-        .map(|(event, id)| {
-            let activity = entry::activity_id(route.channel, event, &keys);
-            let digest = |id: &str| IdDigest::of(id, &keys);
-            (Some(digest(&activity)), id.map(digest))
-        })
+        .map(|entry| entry.in_context(&kept_context))
         .collect();
     let set_aside: Vec<bool> = entries.iter().map(|entry| entry.set_aside.is_some()).collect();
     crate::failpoint::at!(WebhookReceived);
     let appended = state.keep(entries, limits.commit_timeout()).await?;
-    let new = appended
-        .iter()
-        .filter(|one| matches!(one, Appended::New(_)))
-        .count() as u64;
     let correlator = context.correlator().map(|one| IdDigest::of(one, &keys));
-    for (one, (activity, id)) in appended.iter().zip(known_as) {
-        state.arrived(*one, now, [activity, id, correlator]);
+    let (mut new, mut again) = (0, 0);
+    for (one, event) in appended.iter().zip(kept) {
+        let is_new = matches!(one, Appended::New(_));
+        // The ids by which others know each: its activity's, and WhatsApp's own of a user's message.
+        let digest = |id: &str| IdDigest::of(id, &keys);
+        let activity = digest(&entry::activity_id(route.channel, event, &keys));
+        let id = match event {
+            Event::Message(message) => {
+                (new, again) = (new + u64::from(is_new), again + u64::from(!is_new));
+                Some(digest(&message.id))
+            }
+            Event::Status(status) => {
+                let result = if is_new { "accepted" } else { "again" };
+                state.metrics.status(Class::of(&status.status).as_str(), result);
+                None
+            }
+        };
+        state.arrived(*one, now, [Some(activity), id, correlator]);
     }
-    state
-        .metrics
-        .accepted(&route.channel.to_string(), new, appended.len() as u64 - new);
+    state.metrics.accepted(&route.channel.to_string(), new, again);
     let set_aside = new_and_set_aside(&set_aside, &appended);
     for _ in 0..set_aside {
         let (channel, direction) = (route.channel.to_string(), deliver::word(Direction::ToAura));
@@ -179,7 +183,7 @@ async fn take(state: &Shared, request: Request<Body>, context: &Context) -> Resu
         tracing::warn!(channel = %route.channel, set_aside, "older than ids are remembered: set aside as dead letters");
     }
     tracing::info!(
-        channel = %route.channel, new, again = appended.len() as u64 - new,
+        channel = %route.channel, new, again, statuses = appended.len() as u64 - new - again,
         trace_id = context.trace_id().map(tracing::field::display), correlator = context.correlator(), "accepted"
     );
     crate::failpoint::after!(WebhookAnswered);

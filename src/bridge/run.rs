@@ -219,6 +219,7 @@ pub async fn run(
         health,
         watches,
         trail: Mutex::default(),
+        heard: Mutex::default(),
         journal_max_bytes: limits.journal_max_bytes,
         bodies: body::room(),
         throttle: limits

@@ -20,6 +20,7 @@ use super::{
     refusing::Refusing,
     routes::{Route, RouteTable},
     secrets::Secrets,
+    statuses::Heard,
     trail::{IdDigest, Trail, What},
 };
 use crate::{
@@ -50,6 +51,8 @@ pub(super) struct State {
     pub watches: Watches,
     /// What happened to the last messages.
     pub trail: Mutex<Trail>,
+    /// How far the last sent messages got.
+    pub heard: Mutex<Heard>,
     /// The journal's limit, in bytes.
     pub journal_max_bytes: u64,
     /// The room for all bodies that are being read or kept.
@@ -87,6 +90,11 @@ impl State {
         for id in ids.into_iter().flatten() {
             trail.known_as(seq, id);
         }
+    }
+
+    /// How far the last sent messages got. Held for a moment only.
+    pub fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What happened to the last messages. Held for a moment only.

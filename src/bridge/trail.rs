@@ -9,6 +9,7 @@ use crate::{
     journal::Seq,
     keys::Keys,
     telemetry::{Outgoing, w3c::TraceId},
+    whatsapp::Class,
 };
 
 /// Messages whose steps are remembered; beyond, the one that came first is forgotten. Some 19 MiB when full.
@@ -69,6 +70,20 @@ words! {
     DeadLetter = "deadLetter",
     /// A person, or time, ended it.
     Dropped = "dropped",
+    /// WhatsApp reports that it has it.
+    ReportedSent = "reportedSent",
+    /// WhatsApp reports that it is on the user's device.
+    ReportedDelivered = "reportedDelivered",
+    /// WhatsApp reports that the user saw it.
+    ReportedRead = "reportedRead",
+    /// WhatsApp reports that it did not reach the user.
+    ReportedFailed = "reportedFailed",
+    /// WhatsApp reports something else of it.
+    ReportedOther = "reportedOther",
+    /// It, or a part of it, is sent again because of that.
+    SentAgain = "sentAgain",
+    /// Its user is told that it was lost.
+    UserTold = "userTold",
 }
 
 impl What {
@@ -79,7 +94,19 @@ impl What {
             "retry" => Self::Retry,
             "unknown" => Self::Unknown,
             "fatal" => Self::Fatal,
+            "dropped" => Self::Dropped,
             _ => Self::Blocked,
+        }
+    }
+
+    /// A status that WhatsApp reports of a message.
+    pub fn reported(class: Class) -> Self {
+        match class {
+            Class::Sent => Self::ReportedSent,
+            Class::Failed => Self::ReportedFailed,
+            Class::Delivered => Self::ReportedDelivered,
+            Class::Read => Self::ReportedRead,
+            Class::Other => Self::ReportedOther,
         }
     }
 

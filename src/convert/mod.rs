@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     api::ChannelId,
-    aura::{Account, Activity, Attachment, ChannelData, Conversation, Payload, Reply, contract},
+    aura::{Account, Activity, Attachment, ChannelData, Conversation, Payload, Reply, StatusValue, contract},
     whatsapp::{InboundMessage, OutboundMessage, Status, text_parts},
 };
 
@@ -38,10 +38,7 @@ pub struct NotJson(#[from] serde_json::Error);
 pub fn message_activity(message: &InboundMessage, context: &Context<'_>) -> Result<Activity, NotJson> {
     Ok(Activity {
         kind: "message".to_owned(),
-        timestamp: message
-            .timestamp
-            .and_then(|seconds| Timestamp::from_second(seconds).ok())
-            .map(|timestamp| timestamp.to_string()),
+        timestamp: time(message.timestamp),
         from: Some(Account {
             id: message.from.clone(),
             name: message.profile_name.clone(),
@@ -51,20 +48,51 @@ pub fn message_activity(message: &InboundMessage, context: &Context<'_>) -> Resu
     })
 }
 
+/// What a status is known to be about.
+pub struct About<'a> {
+    /// The user that the message was for.
+    pub user: &'a str,
+    /// Aura's name of the message, where it is one of Aura's.
+    pub reply: Option<String>,
+    /// The message is known.
+    pub correlated: bool,
+    /// It is sent again.
+    pub resent: bool,
+    /// The user is told that something was lost.
+    pub user_told: bool,
+}
+
 /// The event activity for a status of a message of ours.
 ///
 /// # Errors
 /// Only when the status's own payload is not JSON.
-pub fn status_activity(status: &Status, context: &Context<'_>) -> Result<Activity, NotJson> {
+pub fn status_activity(
+    status: &Status,
+    about: About<'_>,
+    context: &Context<'_>,
+) -> Result<Activity, NotJson> {
     Ok(Activity {
         kind: "event".to_owned(),
         name: Some(contract::STATUS_EVENT.to_owned()),
+        timestamp: time(status.timestamp),
         from: Some(Account {
-            id: status.recipient.clone(),
+            id: about.user.to_owned(),
             name: None,
+        }),
+        reply_to_id: about.reply,
+        value: Some(StatusValue {
+            status: status.status.clone(),
+            correlated: about.correlated,
+            resent: about.resent,
+            user_told: about.user_told,
         }),
         ..envelope(context, &status.raw)?
     })
+}
+
+fn time(seconds: Option<i64>) -> Option<String> {
+    let timestamp = Timestamp::from_second(seconds?).ok()?;
+    Some(timestamp.to_string())
 }
 
 fn envelope(context: &Context<'_>, raw: &str) -> Result<Activity, NotJson> {

@@ -174,6 +174,10 @@ impl Lanes {
                 self.end(id, Outcome::Delivered { reference }, false);
             }
             Ended::Fatal { reason } => self.give_up(id, reason),
+            Ended::Dropped { reason } => {
+                let reason = reason.to_owned();
+                self.end(id, Outcome::Dropped { reason }, false);
+            }
             Ended::Unknown if holds_unknown => self.give_up(id, reason::UNKNOWN_OUTCOME),
             _ if given_up => self.give_up(id, reason::DROPPED),
             _ if is_gone => self.give_up(id, reason::CHANNEL_DELETED),

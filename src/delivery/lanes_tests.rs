@@ -321,6 +321,26 @@ fn rejected_credentials_open_the_channels_circuit_count_no_attempt_and_have_one_
 }
 
 #[test]
+fn what_has_nothing_to_deliver_says_nothing_of_the_peer_and_lets_the_next_one_try() {
+    let mut m = Machine::new(limits());
+    let (one, two) = (m.asks(1, 1, 1), m.asks(1, 2, 2));
+    m.begins();
+    m.ends(one, Ended::Blocked);
+    m.ends(two, Ended::Blocked);
+    assert_eq!(m.begins(), NOTHING);
+    let probe = m.wakes()[0];
+    let reason = "StatusLate";
+    m.ends(probe, Ended::Dropped { reason });
+    assert_eq!(m.lanes.stats().open_channels, 1);
+    let next = m.begins();
+    assert_eq!((next.len(), next[0] == probe), (1, false));
+    m.delivers(next[0]);
+    m.begins();
+    assert_eq!(m.lanes.stats().open_channels, 0);
+    assert_eq!(m.how(), [(probe, reason), (next[0], "Delivered")]);
+}
+
+#[test]
 fn a_channel_has_no_more_under_way_than_it_may_and_channels_take_turns() {
     let mut m = Machine::new(limits());
     let flood: Vec<u64> = (0..20).map(|n| m.asks(1, n, n + 1)).collect();

@@ -1,7 +1,7 @@
 //! Delivery: from the journal to Aura and to Kernel, in order per conversation, with retries that hold only their
 //! own lane.
 //!
-//! `lanes` decides and is pure, as is all else here but `runner`, which does. Laws 1, 3, 4, 8 and 9.
+//! `lanes` decides and is pure, as is all else here but `runner` and `reports`, which do. Laws 1, 3, 4, 8 and 9.
 
 mod age;
 mod backlog;
@@ -19,12 +19,14 @@ mod pace;
 mod people;
 #[cfg(test)]
 mod properties;
+mod reports;
 mod runner;
 #[cfg(test)]
 mod runner_tests;
 mod serve;
 mod timers;
 mod types;
+mod waiting;
 
 pub use self::{
     channels::DRAIN,
@@ -33,6 +35,7 @@ pub use self::{
     people::Dropped,
     runner::{Deliver, Runner, RunnerHandle},
     types::{
-        Attempt, Effect, Ended, Event, FOREVER, Failure, Item, Limits, Message, Settings, Stats, reason,
+        Attempt, Effect, Ended, Event, FOREVER, Failure, Item, Limits, Message, Place, Settings, Stats,
+        reason,
     },
 };

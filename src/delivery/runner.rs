@@ -18,20 +18,25 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    ends::dropped,
     key::LaneKey,
     lanes::Lanes,
     people::Dropped,
-    types::{Attempt, Effect, Ended, Event, Failure, Item, Limits, Message, Settings, Stats},
+    reports::Reports,
+    types::{Attempt, Effect, Ended, Event, Failure, Item, Limits, Message, Place, Report, Settings, Stats},
 };
 use crate::{
     api::ChannelId,
-    journal::{AppendError, Entry, Journal, Lane, Note, Outcome, Pending, ReadError, Seq},
+    journal::{AppendError, Entry, Journal, Lane, Note, Origin, Outcome, Pending, ReadError, Seq},
 };
 
 /// Delivers one message, once.
 pub trait Deliver: Send + Sync + 'static {
     /// Makes one attempt. It must end within a bounded time.
     fn attempt(&self, entry: Entry, attempt: Attempt) -> impl Future<Output = Ended> + Send;
+    /// Looks at a status of WhatsApp's on a message of ours, and says where it goes. It must end within a bounded time,
+    /// and may be asked again.
+    fn place(&self, report: Pending) -> impl Future<Output = Place> + Send;
     /// Is told how a message ended, after that is on disk: for logs and metrics.
     fn settled(&self, item: &Item, outcome: &Outcome);
     /// Is told what people may want to know.
@@ -62,6 +67,7 @@ pub struct Runner<D> {
     journal: Journal,
     deliver: Arc<D>,
     lanes: Lanes,
+    reports: Reports<D>,
     accepted: mpsc::UnboundedReceiver<Pending>,
     news: mpsc::UnboundedReceiver<News>,
     tasks: JoinSet<Done>,
@@ -70,7 +76,10 @@ pub struct Runner<D> {
 
 enum Done {
     Ended(Item, Ended),
-    Settled(Item),
+    /// How a message ended is on disk.
+    Settled(Item, Outcome),
+    /// The same for one that was in no lane.
+    SettledAside,
     /// Something was written down, or could not be.
     Noted,
 }
@@ -142,14 +151,18 @@ impl<D: Deliver> Runner<D> {
             lanes.was_parked(lane.into(), Duration::ZERO);
         }
         // What left before its turn may have arrived: it must not come again behind what was accepted before it.
-        let (begun, rest): (Vec<_>, Vec<_>) = pending.iter().partition(|pending| pending.note.begun);
+        let (begun, rest): (Vec<&Pending>, Vec<_>) = pending.iter().partition(|pending| pending.note.begun);
+        let mut reports = Reports::new(journal.clone(), deliver.clone());
         for pending in begun.into_iter().chain(rest) {
-            lanes.accepted(message(pending, true), Duration::ZERO);
+            if let Some(pending) = reports.accepted(*pending, true) {
+                lanes.accepted(message(&pending, true), Duration::ZERO);
+            }
         }
         let runner = Self {
             journal,
             deliver,
             lanes,
+            reports,
             accepted,
             news,
             tasks: JoinSet::new(),
@@ -164,17 +177,22 @@ impl<D: Deliver> Runner<D> {
             while let Some(effect) = self.lanes.next(self.start.elapsed()) {
                 self.start_effect(effect);
             }
+            self.reports.wake(self.start.elapsed());
             self.deliver.shows(self.lanes.stats());
-            let wake = self.lanes.next_wake().map(|at| self.start + at);
+            let wakes = [self.lanes.next_wake(), self.reports.next_wake()];
+            let wake = wakes.into_iter().flatten().min().map(|at| self.start + at);
             tokio::select! {
                 // What holds deliveries is heard before a message that came after it.
                 biased;
                 () = stop.cancelled() => break,
                 Some(news) = self.news.recv() => self.hear(news),
                 Some(pending) = self.accepted.recv() => {
-                    self.lanes.accepted(message(&pending, false), self.start.elapsed());
+                    if let Some(pending) = self.reports.accepted(pending, false) {
+                        self.lanes.accepted(message(&pending, false), self.start.elapsed());
+                    }
                 }
                 Some(done) = self.tasks.join_next() => self.take_done(done),
+                (report, place) = self.reports.next() => self.put(report, place),
                 () = sleep_until(wake) => {}
             }
         }
@@ -208,7 +226,13 @@ impl<D: Deliver> Runner<D> {
             News::Park(lane, answer) => drop(answer.send(self.lanes.park(lane, now))),
             News::Unpark(lane, answer) => drop(answer.send(self.lanes.unpark(lane, now))),
             News::Retry(lane, answer) => drop(answer.send(self.lanes.retry_now(lane, now))),
-            News::Drop(seq, answer) => drop(answer.send(self.lanes.drop_message(seq, now))),
+            News::Drop(seq, answer) => {
+                let dropped = match self.lanes.drop_message(seq, now) {
+                    Dropped::NotFound => self.drop_report(seq),
+                    found => found,
+                };
+                let _ = answer.send(dropped);
+            }
         }
     }
 
@@ -216,8 +240,13 @@ impl<D: Deliver> Runner<D> {
         let now = self.start.elapsed();
         match done {
             Ok(Done::Ended(item, ended)) => self.lanes.ended(item, ended, now, fastrand::f64()),
-            Ok(Done::Settled(item)) => self.lanes.settled(item, now),
-            Ok(Done::Noted) => {}
+            Ok(Done::Settled(item, outcome)) => {
+                self.lanes.settled(item, now);
+                if let Outcome::Delivered { reference: Some(_) } = outcome {
+                    self.reports.sent(item.seq);
+                }
+            }
+            Ok(Done::Noted | Done::SettledAside) => {}
             // Tasks catch their panics, and nobody aborts them.
             Err(error) => tracing::error!(%error, "a delivery task was lost; its lane waits for a restart"),
         }
@@ -257,14 +286,10 @@ impl<D: Deliver> Runner<D> {
                 }
             }
             Effect::Settle(item, outcome) => {
+                let settled = self.settle(item, outcome.clone());
                 self.tasks.spawn(async move {
-                    while let Err(error) = journal.settle(item.seq, outcome.clone()).await {
-                        tracing::error!(%error, seq = item.seq.0, "can't record how a message ended; trying again");
-                        tokio::time::sleep(RECORD_AGAIN).await;
-                    }
-                    crate::failpoint::at!(Settled);
-                    deliver.settled(&item, &outcome);
-                    Done::Settled(item)
+                    settled.await;
+                    Done::Settled(item, outcome)
                 });
             }
             Effect::Tell(event) => {
@@ -278,6 +303,57 @@ impl<D: Deliver> Runner<D> {
                 }
                 deliver.told(&event);
             }
+        }
+    }
+
+    /// Records how a message ended, and says so.
+    fn settle(&self, item: Item, outcome: Outcome) -> impl Future<Output = ()> + Send + 'static {
+        let (journal, deliver) = (self.journal.clone(), self.deliver.clone());
+        async move {
+            while let Err(error) = journal.settle(item.seq, outcome.clone()).await {
+                tracing::error!(%error, seq = item.seq.0, "can't record how a message ended; trying again");
+                tokio::time::sleep(RECORD_AGAIN).await;
+            }
+            crate::failpoint::at!(Settled);
+            deliver.settled(&item, &outcome);
+        }
+    }
+
+    /// A status goes where it was said to.
+    fn put(&mut self, report: Report, place: Place) {
+        let (pending, left_over) = (report.pending, report.left_over);
+        match place {
+            Place::Lane(lane) => {
+                let message = Message {
+                    lane,
+                    ..message(&pending, left_over)
+                };
+                self.lanes.accepted(message, self.start.elapsed());
+            }
+            Place::Ends(outcome) => {
+                let item = Item {
+                    seq: pending.seq,
+                    lane: LaneKey::of(&pending.address),
+                };
+                let settled = self.settle(item, outcome);
+                self.tasks.spawn(async move {
+                    settled.await;
+                    Done::SettledAside
+                });
+            }
+            Place::WaitForSend(until) => self.reports.wait(report, until, true, self.start.elapsed()),
+            Place::WaitFor(until) => self.reports.wait(report, until, false, self.start.elapsed()),
+        }
+    }
+
+    /// A person gives a status up that is in no lane.
+    fn drop_report(&mut self, seq: Seq) -> Dropped {
+        match self.reports.give_up(seq) {
+            Some(report) => {
+                self.put(report, Place::Ends(dropped()));
+                Dropped::Now
+            }
+            None => Dropped::NotFound,
         }
     }
 
@@ -307,7 +383,8 @@ fn message(pending: &Pending, left_over: bool) -> Message {
     Message {
         seq: pending.seq,
         lane: LaneKey::of(&pending.address),
-        request: pending.request,
+        // Where a status has that of the message that it speaks of, it answers nothing.
+        request: pending.request.filter(|_| pending.origin != Origin::Report),
         accepted_at_ms: pending.accepted_at_ms,
         attempts: pending.note.attempts,
         uncertain: pending.note.unknown,

@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Attempt, ContactKey, DRAIN, Deliver, Dropped, Ended, Event, Failure, Item, LaneKey, RequestId, Runner,
-    RunnerHandle, Stats,
+    Attempt, ContactKey, DRAIN, Deliver, Dropped, Ended, Event, Failure, Item, LaneKey, Place, RequestId,
+    Runner, RunnerHandle, Stats,
     lanes_tests::{channel, limits, settings},
     reason,
 };
 use crate::journal::{
-    Address, Appended, DedupKey, Direction, Entry, Journal, NewEntry, Note, Outcome, Pending, Seq,
+    Address, Appended, DedupKey, Direction, Entry, Journal, NewEntry, Note, Origin, Outcome, Pending,
+    Reference, Seq,
 };
 
 /// Delivers what it is told to, in turn; then everything.
@@ -27,9 +28,21 @@ struct Script {
     attempts: Mutex<Vec<(Seq, Attempt, Instant)>>,
     ended: Mutex<Vec<(Seq, Outcome)>>,
     stats: Mutex<Stats>,
+    /// What is said of statuses, in turn; then they go to the lane of the contact "a".
+    places: Mutex<VecDeque<Place>>,
+    placed: Mutex<Vec<(Seq, Instant)>>,
 }
 
 impl Deliver for Script {
+    async fn place(&self, report: Pending) -> Place {
+        self.placed.lock().unwrap().push((report.seq, Instant::now()));
+        let next = self.places.lock().unwrap().pop_front();
+        next.unwrap_or(Place::Lane(LaneKey {
+            direction: Direction::ToAura,
+            ..lane("a")
+        }))
+    }
+
     async fn attempt(&self, entry: Entry, attempt: Attempt) -> Ended {
         self.attempts
             .lock()
@@ -88,9 +101,22 @@ impl Bridge {
         }
     }
 
+    /// A status of the message with this reference.
+    async fn reports(&self, about: u8, id: u8) -> Seq {
+        let entry = NewEntry {
+            origin: Origin::Report,
+            ..Self::entry(Direction::ToAura, "", about, id)
+        };
+        self.append(entry).await
+    }
+
     /// A message of a conversation; its request is a byte.
     async fn accepts(&self, direction: Direction, contact: &str, request: u8, id: u8) -> Seq {
-        let entry = NewEntry {
+        self.append(Self::entry(direction, contact, request, id)).await
+    }
+
+    fn entry(direction: Direction, contact: &str, request: u8, id: u8) -> NewEntry {
+        NewEntry {
             address: Address {
                 direction,
                 channel: *channel(1).as_bytes(),
@@ -105,8 +131,12 @@ impl Bridge {
             request: (request > 0).then_some(RequestId([request; 16])),
             trace: String::new(),
             body: Bytes::from_static(b"{}"),
+            origin: Origin::Peer,
             set_aside: None,
-        };
+        }
+    }
+
+    async fn append(&self, entry: NewEntry) -> Seq {
         match self.journal.append(vec![entry]).await.unwrap()[..] {
             [Appended::New(seq)] => seq,
             ref other => panic!("{other:?}"),
@@ -275,6 +305,7 @@ async fn what_a_next_run_is_to_know_is_written_down() {
         parts: 0,
         unknown: true,
         begun: false,
+        told: 0,
     };
     while bridge.journal.read(seq).await.unwrap().note != note {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -290,6 +321,7 @@ async fn what_a_next_run_is_to_know_is_written_down() {
         request: entry.request,
         note: entry.note,
         replayed: entry.replayed,
+        origin: entry.origin,
     };
     let next = Bridge::start_on(journal, &[pending], []);
     next.ended(1).await;
@@ -300,5 +332,103 @@ async fn what_a_next_run_is_to_know_is_written_down() {
     while !next.journal.parked().is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    next.stops().await;
+}
+
+/// Until when, in ms since 1970, something waits that waits ten minutes.
+fn in_ten_minutes() -> u64 {
+    super::runner::wall_ms() + 600_000
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_waits_for_its_send_and_holds_nobody_meanwhile() {
+    let reference = Some(Reference([7; 16]));
+    let bridge = Bridge::start([
+        Ended::Delivered { reference: None },
+        Ended::Delivered { reference },
+    ]);
+    let wait = Place::WaitForSend(in_ten_minutes());
+    bridge.script.places.lock().unwrap().extend([wait.clone(), wait]);
+    let (first, second) = (bridge.reports(7, 1).await, bridge.reports(7, 2).await);
+    let user = bridge.accepts(Direction::ToAura, "a", 1, 3).await;
+    bridge.ended(1).await;
+    let sent = bridge.accepts(Direction::ToKernel, "a", 0, 4).await;
+    // The third status comes when the send is known: it does not pass those that waited.
+    bridge.ended(2).await;
+    let third = bridge.reports(7, 5).await;
+    let ended = bridge.ended(5).await;
+    let order: Vec<Seq> = ended.iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(order, [user, sent, first, second, third]);
+    let placed = bridge.script.placed.lock().unwrap().clone();
+    assert_eq!(placed.len(), 5, "two were looked at twice");
+    bridge.stops().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_whose_send_is_never_recorded_is_looked_at_again_when_its_wait_is_over() {
+    let bridge = Bridge::start([]);
+    let wait = Place::WaitForSend(in_ten_minutes());
+    bridge.script.places.lock().unwrap().push_back(wait);
+    let start = Instant::now();
+    let status = bridge.reports(7, 1).await;
+    assert_eq!(bridge.ended(1).await, [(status, "Delivered".to_owned())]);
+    let took = start.elapsed();
+    // The wall clock, which says until when, goes on a little while time is paused.
+    let about_ten_minutes = Duration::from_secs(599)..Duration::from_secs(605);
+    assert!(about_ten_minutes.contains(&took), "{took:?}");
+    bridge.stops().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_is_to_end_ends_and_one_that_waits_can_be_given_up() {
+    let bridge = Bridge::start([]);
+    let ends = Outcome::Dropped {
+        reason: "StatusLate".to_owned(),
+    };
+    let places = [Place::Ends(ends), Place::WaitForSend(in_ten_minutes())];
+    bridge.script.places.lock().unwrap().extend(places);
+    let (late, waits) = (bridge.reports(1, 1).await, bridge.reports(2, 2).await);
+    bridge.ended(1).await;
+    while bridge.script.placed.lock().unwrap().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(bridge.handle.drop_message(waits).await, Some(Dropped::Now));
+    let ended = bridge.ended(2).await;
+    assert_eq!(
+        ended,
+        [
+            (late, "StatusLate".to_owned()),
+            (waits, reason::DROPPED.to_owned())
+        ]
+    );
+    assert!(bridge.script.attempts.lock().unwrap().is_empty());
+    assert_eq!(bridge.journal.stats().dead_letters, 1);
+    bridge.stops().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn statuses_that_wait_are_found_again_by_the_next_run() {
+    let bridge = Bridge::start([]);
+    let wait = Place::WaitForSend(in_ten_minutes());
+    bridge.script.places.lock().unwrap().push_back(wait);
+    let status = bridge.reports(7, 1).await;
+    while bridge.script.placed.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let journal = bridge.journal.clone();
+    bridge.stops().await;
+    let entry = journal.read(status).await.unwrap();
+    let pending = Pending {
+        seq: status,
+        address: entry.address,
+        accepted_at_ms: entry.accepted_at_ms,
+        request: entry.request,
+        note: entry.note,
+        replayed: entry.replayed,
+        origin: entry.origin,
+    };
+    let next = Bridge::start_on(journal, &[pending], []);
+    assert_eq!(next.ended(1).await, [(status, "Delivered".to_owned())]);
+    assert_eq!(next.script.placed.lock().unwrap().len(), 1);
     next.stops().await;
 }

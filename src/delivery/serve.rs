@@ -24,12 +24,15 @@ enum Evidence {
     Nobody,
     /// It says nothing of the peer: the channel could not even ask, or was refused as a whole.
     Blocked,
+    /// Nothing was asked.
+    Silent,
 }
 
 impl Evidence {
     fn of(result: &Ended) -> Self {
         match result {
             Ended::Blocked => Self::Blocked,
+            Ended::Dropped { .. } => Self::Silent,
             Ended::Unknown
             | Ended::Retry {
                 failure: Failure::Unreachable,
@@ -320,7 +323,7 @@ impl Lanes {
         let struck = match evidence {
             Evidence::Answered => false,
             Evidence::Nobody => true,
-            Evidence::Blocked => state.struck,
+            Evidence::Blocked | Evidence::Silent => state.struck,
         };
         match (state.struck, struck) {
             (false, true) => self.places.by_struck += state.in_flight,
@@ -334,7 +337,8 @@ impl Lanes {
                 state.circuit.close();
             }
             // Of a probe that found nobody it is not known what the channel would have been told.
-            Evidence::Nobody if !was_open => {}
+            Evidence::Nobody | Evidence::Silent if !was_open => {}
+            Evidence::Silent => state.circuit.try_now(),
             Evidence::Nobody | Evidence::Blocked => {
                 state.circuit.fails(probe, now, self.limits.blocked, chance);
             }
@@ -362,7 +366,8 @@ impl Lanes {
         let changed = match evidence {
             Evidence::Answered => gate.answered(now),
             Evidence::Nobody => gate.unreachable(channel, probe, has, now, self.limits.outage, chance),
-            Evidence::Blocked => false,
+            // Whether anybody is there is not known: the next one tries.
+            Evidence::Blocked | Evidence::Silent => false,
         };
         if !changed {
             return;

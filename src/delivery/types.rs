@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     api::{Effective, OnUndeliverable, OnUnknownSend, ReplyOrder},
-    journal::{Direction, Outcome, Reference, Seq},
+    journal::{Direction, Origin, Outcome, Pending, Reference, Seq},
 };
 
 /// Reasons of dead letters that are the lanes' own.
@@ -27,6 +27,8 @@ pub mod reason {
     pub const CHANNEL_DELETED: &str = "ChannelDeleted";
     /// A person gave it up.
     pub const DROPPED: &str = "Dropped";
+    /// A status of a message that nobody knows, which names no user.
+    pub const NO_CONVERSATION: &str = "NoConversation";
 }
 
 /// One accepted message, as it is told to the lanes: those of one lane in the order of their places in the journal.
@@ -50,6 +52,44 @@ pub struct Message {
     pub left_over: bool,
     /// It was a dead letter, and a person had it accepted again: it goes to the end of its lane, whatever it answers.
     pub replayed: bool,
+}
+
+/// A status of WhatsApp's on a message of ours, before it is in a lane.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Report {
+    /// What was accepted.
+    pub pending: Pending,
+    /// What the message was sent under.
+    pub about: Reference,
+    /// It was pending when this run began.
+    pub left_over: bool,
+}
+
+impl Report {
+    /// What was accepted, if it is one. One that a person sent on its way again goes its way like any message.
+    pub fn of(pending: Pending, left_over: bool) -> Option<Self> {
+        let about = pending
+            .request
+            .filter(|_| pending.origin == Origin::Report && !pending.replayed)?;
+        Some(Self {
+            pending,
+            about: Reference(about.0),
+            left_over,
+        })
+    }
+}
+
+/// Where a status of WhatsApp's goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// To the end of this lane.
+    Lane(LaneKey),
+    /// It waits for the record of its message's send, at most until then, in ms since 1970; then it is looked at again.
+    WaitForSend(u64),
+    /// It is looked at again then, in ms since 1970.
+    WaitFor(u64),
+    /// It ends.
+    Ends(Outcome),
 }
 
 /// A message's place and lane: what an effect is about.
@@ -91,6 +131,11 @@ pub enum Ended {
     Unknown,
     /// It never will.
     Fatal {
+        /// Why, in one word.
+        reason: &'static str,
+    },
+    /// There is nothing to deliver, which says nothing of the other side.
+    Dropped {
         /// Why, in one word.
         reason: &'static str,
     },

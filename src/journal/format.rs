@@ -38,7 +38,8 @@
 //!   accepted, 112 bytes and what follows
 //!       0  1  1
 //!       1  1  direction: 0 to Aura, 1 to Kernel
-//!       2  1  flags: 1 written again (moved here from an older segment), 2 a dead letter sent on its way again
+//!       2  1  flags: 1 written again (moved here from an older segment), 2 a dead letter sent on its way again; and 4 times
+//!             the high byte of the trace's length
 //!       3  1  length of the trace in bytes, its low byte
 //!       4  8  sequence number
 //!      12  8  accepted at, ms
@@ -50,17 +51,20 @@
 //!      80 16  request, zeros = none
 //!      96  8  environment
 //!     104  6  tag of the resource
-//!     110  1  its high byte
-//!     111  1  zero
+//!     110  1  origin: 0 a user or Aura, 1 WhatsApp's report on the message whose reference stands as the request,
+//!             2 one part of a reply again (and 4 times how often), 3 the bridge
+//!     111  1  which part, from 0
 //!     112  …  trace (UTF-8), then sealed or plain: contact length 1, contact (UTF-8), body.
 //!             Sealed is: nonce 12, AES-256-GCM ciphertext, tag 16; associated data are bytes 32..80.
 //!   settled  2, outcome (0 delivered, 1 delivered with a reference, 2 dead letter, 3 dropped), length of the rest u16,
 //!            sequence number u64, at ms u64, then the reference (16 bytes) or the reason (UTF-8)
 //!   trimmed  3, 0, 0, 0, u64: segments below this number are no longer needed
-//!   noted    4, flags (1 an outcome is unknown, 2 begun before its turn), parts u16, sequence number u64, attempts u32
+//!   noted    4, flags (1 an outcome is unknown, 2 begun before its turn, 4 times the rank of what Aura was told of it),
+//!            parts u16, sequence number u64, attempts u32
 //!   parked   5, direction, 1 parked or 0 released, 0, channel 16, contact key 16
-//!   erased   6, then as in the accepted record that stood here bytes 1, 2, 4..28, 32..64 and 96..110 (its id is still
-//!            remembered, its contact is not); all else zeros, to the length of that record
+//!   erased   6, then as in the accepted record that stood here bytes 1, 4..28, 32..64 and 96..110 and of byte 2 the two flags (its
+//!            id is still remembered, its contact is not); all else zeros, to the length of that record
+//!   part     7, 0, which part from 0 u16, sequence number u64, reference 16: a part that is not the last was sent
 //!
 //! salted CRC: CRC-32C of (segment number u64, nonce u64, offset in the file of the frame or record u64, data)
 //! ```
@@ -71,7 +75,9 @@
 use std::io;
 
 use super::ids::Born;
-use super::{Address, ContactKey, DedupKey, Direction, Lane, Note, Outcome, Reference, RequestId, Seq};
+use super::{
+    Address, ContactKey, DedupKey, Direction, Lane, Note, Origin, Outcome, Reference, RequestId, Seq,
+};
 
 pub(super) const SEGMENT_HEADER: usize = 64;
 pub(super) const FRAME_HEADER: usize = 32;
@@ -84,7 +90,7 @@ const FRAME_MAGIC: [u8; 4] = *b"FRM2";
 /// The fixed part of an accepted record's content.
 pub(super) const ACCEPTED_FIXED: usize = 112;
 /// Where the high byte of the trace's length stands: zero in whatever was written while a trace had one byte for it.
-const TRACE_LEN_HIGH: usize = 110;
+const TRACE_LEN_HIGH: u32 = 2;
 const WRITTEN_AGAIN: u8 = 1;
 const REPLAYED: u8 = 2;
 
@@ -209,6 +215,11 @@ pub(super) enum Record<'a> {
         seq: Seq,
         note: Note,
     },
+    Part {
+        seq: Seq,
+        part: u16,
+        reference: Reference,
+    },
     Parked {
         lane: Lane,
         parked: bool,
@@ -239,15 +250,17 @@ pub(super) struct Head {
     pub key: u32,
     pub dedup: DedupKey,
     pub request: Option<RequestId>,
+    pub origin: Origin,
 }
 
 impl Head {
     /// Appends the fixed part and the trace.
     pub fn encode(&self, trace: &str, out: &mut Vec<u8>) {
-        let flags =
-            if self.written_again { WRITTEN_AGAIN } else { 0 } | if self.replayed { REPLAYED } else { 0 };
         // A trace that is too long was left out before; a longer one would not decode, never decode wrongly.
         let [low, high] = u16::try_from(trace.len()).unwrap_or(u16::MAX).to_le_bytes();
+        let flags = if self.written_again { WRITTEN_AGAIN } else { 0 }
+            | if self.replayed { REPLAYED } else { 0 }
+            | high << TRACE_LEN_HIGH;
         out.extend_from_slice(&[1, direction_byte(self.address.direction), flags, low]);
         out.extend_from_slice(&self.seq.0.to_le_bytes());
         out.extend_from_slice(&self.accepted_at_ms.to_le_bytes());
@@ -259,7 +272,7 @@ impl Head {
         out.extend_from_slice(&self.request.map_or([0; 16], |request| request.0));
         out.extend_from_slice(&self.address.environment);
         out.extend_from_slice(&self.address.tag);
-        out.extend_from_slice(&[high, 0]);
+        out.extend_from_slice(&self.origin.to_bytes());
         out.extend_from_slice(trace.as_bytes());
     }
 
@@ -292,6 +305,7 @@ impl Head {
             key: u32_at(content, 28)?,
             dedup: DedupKey(*content.get(48..)?.first_chunk()?),
             request: Some(RequestId(request)).filter(|_| request != [0; 16]),
+            origin: Origin::from_bytes(*content.get(110..)?.first_chunk()?),
         })
     }
 }
@@ -440,10 +454,17 @@ pub(super) fn encode_content(out: &mut Vec<u8>, record: &Record<'_>) {
             out.extend_from_slice(&first_live.to_le_bytes());
         }
         Record::Noted { seq, note } => {
-            out.extend_from_slice(&[4, u8::from(note.unknown) | u8::from(note.begun) << 1]);
+            let flags = u8::from(note.unknown) | u8::from(note.begun) << 1 | note.told.min(7) << 2;
+            out.extend_from_slice(&[4, flags]);
             out.extend_from_slice(&note.parts.to_le_bytes());
             out.extend_from_slice(&seq.0.to_le_bytes());
             out.extend_from_slice(&note.attempts.to_le_bytes());
+        }
+        Record::Part { seq, part, reference } => {
+            out.extend_from_slice(&[7, 0]);
+            out.extend_from_slice(&part.to_le_bytes());
+            out.extend_from_slice(&seq.0.to_le_bytes());
+            out.extend_from_slice(&reference.0);
         }
         Record::Parked { lane, parked } => {
             out.extend_from_slice(&[5, direction_byte(lane.direction), u8::from(*parked), 0]);
@@ -464,7 +485,10 @@ fn blank(content: &mut [u8]) {
         *kind = 6;
     }
     // The trace's length; the key; contact and request; trace and what is sealed.
-    for gone in [3..4, 28..32, 64..96, TRACE_LEN_HIGH..content.len()] {
+    if let Some(flags) = content.get_mut(2) {
+        *flags &= WRITTEN_AGAIN | REPLAYED;
+    }
+    for gone in [3..4, 28..32, 64..96, 110..content.len()] {
         if let Some(bytes) = content.get_mut(gone) {
             bytes.fill(0);
         }
@@ -514,7 +538,7 @@ fn decode_content(content: &[u8]) -> Option<Record<'_>> {
     match kind {
         1 => {
             let head = Head::decode(content)?;
-            let trace_len = usize::from(u16::from_le_bytes([b, *content.get(TRACE_LEN_HIGH)?]));
+            let trace_len = usize::from(u16::from_le_bytes([b, a >> TRACE_LEN_HIGH]));
             let (trace, sealed) = content.get(ACCEPTED_FIXED..)?.split_at_checked(trace_len)?;
             Some(Record::Accepted(Accepted {
                 head,
@@ -553,6 +577,7 @@ fn decode_content(content: &[u8]) -> Option<Record<'_>> {
                 parts: u16::from_le_bytes([a, b]),
                 unknown: tag & 1 != 0,
                 begun: tag & 2 != 0,
+                told: tag >> 2 & 7,
             },
         }),
         5 => Some(Record::Parked {
@@ -564,6 +589,11 @@ fn decode_content(content: &[u8]) -> Option<Record<'_>> {
             parked: a != 0,
         }),
         6 => Some(Record::Erased(Head::decode(content)?)),
+        7 => Some(Record::Part {
+            seq: Seq(u64_at(content, 4)?),
+            part: u16::from_le_bytes([a, b]),
+            reference: Reference(*content.get(12..)?.first_chunk()?),
+        }),
         _ => None,
     }
 }

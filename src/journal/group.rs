@@ -15,7 +15,9 @@ use super::format::{FRAME_OVERHEAD, Part, Record, SMALL_RECORD, record_len, set_
 use super::ids::{Ids, Listed, Run};
 use super::seal::Encoded;
 use super::state::{Kind, Position, State};
-use super::{AppendError, Appended, DedupKey, Lane, MAX_CONTACT_BYTES, Note, Options, Outcome, Seq};
+use super::{
+    AppendError, Appended, DedupKey, Lane, MAX_CONTACT_BYTES, Note, Options, Outcome, Reference, Seq,
+};
 
 /// Bytes that a batch takes of what a channel and its environment may have.
 type Taken = ([u8; 16], [u8; 8], u64);
@@ -38,6 +40,8 @@ pub(super) enum Command {
     Note {
         seq: Seq,
         note: Note,
+        /// A part that was sent, and under which reference.
+        part: Option<(u16, Reference)>,
         reply: Answer<()>,
     },
     Park {
@@ -51,15 +55,9 @@ pub(super) enum Command {
         reply: Answer<()>,
     },
     /// Overwrites what nobody needs of a contact's messages.
-    Erase {
-        whose: Whose,
-        reply: Answer<Erased>,
-    },
+    Erase { whose: Whose, reply: Answer<Erased> },
     /// Sent messages are about to be erased: nothing that is reported of them is known from now on.
-    Forget {
-        seqs: Vec<Seq>,
-        reply: Answer<()>,
-    },
+    Forget { seqs: Vec<Seq>, reply: Answer<()> },
     /// A run of remembered ids is durable: answer from it.
     Adopt(Run),
     /// Time has passed: see whether anything may go.
@@ -200,10 +198,19 @@ impl Group {
                 let waits = self.settle(known.state, seq, outcome, at_ms);
                 done(reply, waits)
             }
-            Command::Note { seq, note, reply } => {
-                let waits = known.state.is_pending(seq) && !self.settled.contains(&seq);
+            Command::Note {
+                seq,
+                note,
+                part,
+                reply,
+            } => {
+                let kept = matches!(known.state.kind(seq), Some(Kind::Pending | Kind::Sent));
+                let waits = kept && !self.settled.contains(&seq);
                 if waits {
                     self.push(Record::Noted { seq, note });
+                }
+                if let (true, Some((part, reference))) = (waits, part) {
+                    self.push(Record::Part { seq, part, reference });
                 }
                 done(reply, waits)
             }
@@ -237,11 +244,16 @@ impl Group {
         self.records.push(Staged::Record(record));
     }
 
-    /// A message ends once; a dead letter may still be dropped.
+    /// A message ends once; a dead letter may still be dropped, or turn out to have been sent.
     fn settle(&mut self, state: &State, seq: Seq, outcome: Outcome, at_ms: u64) -> bool {
         let may = match state.kind(seq) {
             Some(Kind::Pending) => true,
-            Some(Kind::DeadLetter) => matches!(outcome, Outcome::Dropped { .. }),
+            Some(Kind::DeadLetter) => {
+                matches!(
+                    outcome,
+                    Outcome::Dropped { .. } | Outcome::Delivered { reference: Some(_) }
+                )
+            }
             Some(Kind::Sent) | None => false,
         };
         if may && self.settled.insert(seq) {

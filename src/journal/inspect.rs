@@ -167,7 +167,7 @@ fn dumped(segment: u64, place: Place, record: &Record<'_>) -> Dumped {
         Record::Accepted(entry) => {
             let head = &entry.head;
             let rest = format!(
-                "direction={:?} channel={} contact={} accepted_at_ms={} key={} bytes={} written_again={} replayed={}",
+                "direction={:?} channel={} contact={} accepted_at_ms={} key={} bytes={} written_again={} replayed={} origin={:?}",
                 head.address.direction,
                 uuid::Uuid::from_bytes(head.address.channel),
                 head.address.contact,
@@ -176,6 +176,7 @@ fn dumped(segment: u64, place: Place, record: &Record<'_>) -> Dumped {
                 place.len,
                 head.written_again,
                 head.replayed,
+                head.origin,
             );
             ("accepted", Some(head.seq), rest)
         }
@@ -190,11 +191,12 @@ fn dumped(segment: u64, place: Place, record: &Record<'_>) -> Dumped {
         Record::Trimmed { first_live } => ("trimmed", None, format!("first_live={first_live}")),
         Record::Noted { seq, note } => {
             let rest = format!(
-                "attempts={} parts={} unknown={}",
-                note.attempts, note.parts, note.unknown
+                "attempts={} parts={} unknown={} told={}",
+                note.attempts, note.parts, note.unknown, note.told
             );
             ("noted", Some(*seq), rest)
         }
+        Record::Part { seq, part, .. } => ("part", Some(*seq), format!("part={part}")),
         Record::Parked { lane, parked } => {
             let channel = uuid::Uuid::from_bytes(lane.channel);
             let rest = format!("channel={channel} contact={} parked={parked}", lane.contact);

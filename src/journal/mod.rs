@@ -71,8 +71,8 @@ use self::thread::Job;
 use self::types::Counters;
 pub use self::types::{
     Address, Appended, ContactKey, DeadLetter, DedupKey, Direction, Entry, Kept, Lane, MAX_CONTACT_BYTES,
-    MAX_REASON_BYTES, MAX_TRACE_BYTES, NewEntry, Note, Options, Outcome, Page, Pending, Reference, RequestId,
-    Sent, Seq, Standing, Stats, Wanted,
+    MAX_REASON_BYTES, MAX_TRACE_BYTES, NewEntry, Note, Options, Origin, Outcome, Page, Pending, Reference,
+    RequestId, Sent, Seq, Standing, Stats, Wanted,
 };
 use self::writer::{Shared, Writer};
 
@@ -296,7 +296,8 @@ impl Journal {
     }
 
     /// Records how a message ended; durable when this returns. Settling twice, or a message that was never accepted,
-    /// changes and writes nothing. Goes on when the journal is over [`Options::max_bytes`].
+    /// changes and writes nothing; but a dead letter may still be dropped, or turn out to have been sent under a
+    /// reference. Goes on when the journal is over [`Options::max_bytes`].
     ///
     /// # Errors
     /// [`AppendError`]; the message may still be pending after a restart. [`AppendError::Full`] if the disk itself
@@ -312,12 +313,41 @@ impl Journal {
         .await
     }
 
-    /// Records what is to be known of a pending message's attempts after a restart; durable when this returns.
+    /// Records what is to be known after a restart of a pending message's attempts, or of a sent one what was told of
+    /// it; durable when this returns. Of a sent one `told` alone counts, and only if it is more than before.
     ///
     /// # Errors
     /// [`AppendError`]; the note may be there or not after a restart.
     pub async fn note(&self, seq: Seq, note: Note) -> Result<(), AppendError> {
-        self.ask(|reply| Command::Note { seq, note, reply }).await
+        let part = None;
+        self.ask(|reply| Command::Note {
+            seq,
+            note,
+            part,
+            reply,
+        })
+        .await
+    }
+
+    /// As [`Journal::note`]; also that a part of the message, which is not its last one, was sent under a reference.
+    ///
+    /// # Errors
+    /// As [`Journal::note`].
+    pub async fn note_part(
+        &self,
+        seq: Seq,
+        note: Note,
+        part: u16,
+        reference: Reference,
+    ) -> Result<(), AppendError> {
+        let part = Some((part, reference));
+        self.ask(|reply| Command::Note {
+            seq,
+            note,
+            part,
+            reply,
+        })
+        .await
     }
 
     /// Records that a lane is parked, or no longer; durable when this returns. What that means is the delivery's.
@@ -399,9 +429,19 @@ impl Journal {
         self.shared.state().note(seq)
     }
 
-    /// The message that was sent under this reference, if it is still known.
+    /// The message that was sent, or a part of which was, under this reference, if it is still known.
     pub fn sent(&self, reference: &Reference) -> Option<Sent> {
         self.shared.state().sent(reference)
+    }
+
+    /// Why a message is kept; `None` if it is not.
+    pub fn kind(&self, seq: Seq) -> Option<Kind> {
+        self.shared.state().kind(seq)
+    }
+
+    /// All references that a message, or a part of it, was sent under.
+    pub fn references(&self, seq: Seq) -> Vec<Reference> {
+        self.shared.state().references(seq)
     }
 
     /// All dead letters, oldest first.
@@ -529,6 +569,7 @@ fn read(
             trace: entry.trace.to_owned(),
             note,
             replayed: entry.head.replayed,
+            origin: entry.head.origin,
             body,
         };
         return Ok((entry.head, contact, whole));

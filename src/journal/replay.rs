@@ -41,6 +41,7 @@ impl Pending {
             request: head.request,
             note: Note::default(),
             replayed: head.replayed,
+            origin: head.origin,
         }
     }
 }

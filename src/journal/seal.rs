@@ -67,6 +67,7 @@ impl Encoded {
             key: key.map_or(0, |key| key.id),
             dedup: entry.dedup,
             request: entry.request,
+            origin: entry.origin,
         };
         let sealed = Self::seal(head, &entry.trace, &entry.contact, &entry.body, key)?;
         Ok(Self {

@@ -137,8 +137,10 @@ impl DeadLetters {
 /// Sent messages by what the other side calls them; forgotten oldest first.
 #[derive(Debug, Default)]
 struct SentMessages {
-    by_reference: HashMap<Reference, Seq>,
+    by_reference: HashMap<Reference, (Seq, u16)>,
     by_seq: HashMap<Seq, (Reference, u64)>,
+    /// Parts before the last, of messages that have several.
+    parts: HashMap<Seq, Vec<(u16, Reference)>>,
     order: VecDeque<(u64, Seq)>,
 }
 
@@ -220,9 +222,12 @@ impl State {
             Record::Accepted(entry) => self.accepted(segment, place, entry),
             Record::Settled { seq, outcome, at_ms } => self.settled(*seq, outcome, *at_ms),
             Record::Trimmed { first_live } => self.trimmed(*first_live),
-            Record::Noted { seq, note } => {
-                if self.slots.contains_key(seq) {
-                    self.notes.insert(*seq, *note);
+            Record::Noted { seq, note } => self.noted(*seq, *note),
+            Record::Part { seq, part, reference } => {
+                if self.slots.contains_key(seq)
+                    && self.sent.by_reference.insert(*reference, (*seq, *part)) != Some((*seq, *part))
+                {
+                    self.sent.parts.entry(*seq).or_default().push((*part, *reference));
                 }
             }
             Record::Parked { lane, parked: true } => {
@@ -243,18 +248,10 @@ impl State {
 
     /// Forgets sent messages that are about to be erased.
     pub fn forget_erased(&mut self, seqs: &[Seq]) {
-        for seq in seqs
-            .iter()
-            .filter(|seq| self.kind(**seq) == Some(Kind::Sent))
-            .copied()
-            .collect::<Vec<_>>()
-        {
-            if let Some((reference, _)) = self.sent.by_seq.remove(&seq)
-                && self.sent.by_reference.get(&reference) == Some(&seq)
-            {
-                self.sent.by_reference.remove(&reference);
+        for seq in seqs {
+            if self.kind(*seq) == Some(Kind::Sent) {
+                self.sent_is_over(*seq);
             }
-            self.forget(seq);
         }
     }
 
@@ -379,8 +376,18 @@ impl State {
             } => {
                 self.dead.remove(seq);
                 if self.keep_as(seq, Kind::Sent) {
-                    self.notes.remove(&seq);
-                    self.sent.by_reference.insert(*reference, seq);
+                    // Of its attempts nothing is needed any more; how many parts went before the last one says which
+                    // the reference is of.
+                    let Note { parts, told, .. } = self.note(seq);
+                    self.set_note(seq, sent_note(parts, told));
+                    // Unless that is known already.
+                    let part = self
+                        .sent
+                        .by_reference
+                        .get(reference)
+                        .filter(|(holder, _)| *holder == seq);
+                    let part = part.map_or(parts, |(_, part)| *part);
+                    self.sent.by_reference.insert(*reference, (seq, part));
                     // Said once more by what was written again: its place in the order is the first one.
                     if self.sent.by_seq.insert(seq, (*reference, at_ms)).is_none() {
                         self.sent.order.push_back((at_ms, seq));
@@ -391,10 +398,35 @@ impl State {
         }
     }
 
+    fn noted(&mut self, seq: Seq, note: Note) {
+        match self.kind(seq) {
+            // A note on an attempt may be late: what was sent has none.
+            Some(Kind::Sent) => {
+                let before = self.note(seq);
+                self.set_note(seq, sent_note(before.parts, before.told.max(note.told)));
+            }
+            Some(_) => self.set_note(seq, note),
+            None => {}
+        }
+    }
+
+    fn set_note(&mut self, seq: Seq, note: Note) {
+        if note == Note::default() {
+            self.notes.remove(&seq);
+        } else {
+            self.notes.insert(seq, note);
+        }
+    }
+
     fn forget(&mut self, seq: Seq) {
         self.take_out(seq);
         self.notes.remove(&seq);
         self.dead.remove(seq);
+        for (part, reference) in self.sent.parts.remove(&seq).unwrap_or_default() {
+            if self.sent.by_reference.get(&reference) == Some(&(seq, part)) {
+                self.sent.by_reference.remove(&reference);
+            }
+        }
     }
 
     /// Forgets sent messages: those of before `oldest_ms`, and the oldest beyond `max`.
@@ -404,15 +436,19 @@ impl State {
                 break;
             }
             self.sent.order.pop_front();
-            if let Some((reference, _)) = self.sent.by_seq.remove(&seq)
-                // Two messages under one reference: the younger one has it.
-                && self.sent.by_reference.get(&reference) == Some(&seq)
-            {
-                self.sent.by_reference.remove(&reference);
-            }
-            if self.kind(seq) == Some(Kind::Sent) {
-                self.forget(seq);
-            }
+            self.sent_is_over(seq);
+        }
+    }
+
+    fn sent_is_over(&mut self, seq: Seq) {
+        if let Some((reference, _)) = self.sent.by_seq.remove(&seq)
+            // Two messages under one reference: the younger one has it.
+            && self.sent.by_reference.get(&reference).is_some_and(|(holder, _)| *holder == seq)
+        {
+            self.sent.by_reference.remove(&reference);
+        }
+        if self.kind(seq) == Some(Kind::Sent) {
+            self.forget(seq);
         }
     }
 
@@ -549,6 +585,13 @@ impl State {
         if let Some(note) = self.notes.get(&seq) {
             records.push(Record::Noted { seq, note: *note });
         }
+        for (part, reference) in self.sent.parts.get(&seq).into_iter().flatten() {
+            records.push(Record::Part {
+                seq,
+                part: *part,
+                reference: *reference,
+            });
+        }
         if let Some(dead) = self.dead.by_seq.get(&seq) {
             let reason = self.dead.reason(*dead).to_owned();
             let outcome = Outcome::DeadLetter { reason };
@@ -573,9 +616,15 @@ impl State {
 
     /// What was sent under this reference.
     pub fn sent(&self, reference: &Reference) -> Option<Sent> {
-        let seq = *self.sent.by_reference.get(reference)?;
-        let (_, at_ms) = *self.sent.by_seq.get(&seq)?;
-        Some(Sent { seq, at_ms })
+        let (seq, part) = *self.sent.by_reference.get(reference)?;
+        Some(Sent { seq, part })
+    }
+
+    /// Under which references a message, or a part of it, was sent.
+    pub fn references(&self, seq: Seq) -> Vec<Reference> {
+        let parts = self.sent.parts.get(&seq).into_iter().flatten();
+        let last = self.sent.by_seq.get(&seq).map(|(reference, _)| *reference);
+        parts.map(|(_, reference)| *reference).chain(last).collect()
     }
 
     /// All dead letters, oldest first.
@@ -730,6 +779,15 @@ impl State {
 
     pub fn first_live(&self) -> u64 {
         self.first_live
+    }
+}
+
+/// The note of a message that was sent.
+fn sent_note(parts: u16, told: u8) -> Note {
+    Note {
+        parts,
+        told,
+        ..Note::default()
     }
 }
 

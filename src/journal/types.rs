@@ -135,6 +135,50 @@ impl fmt::Debug for RequestId {
     }
 }
 
+/// Where a message comes from.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// A user or Aura wrote it.
+    #[default]
+    Peer,
+    /// WhatsApp reports it of a message of ours. The [`Reference`] of that one stands where a reply has its request.
+    Report,
+    /// A reply that was sent before: one part of it is sent again.
+    Resent {
+        /// How often it is sent again by this, at most 63.
+        times: u8,
+        /// Which of its parts, from 0.
+        part: u8,
+    },
+    /// The bridge's own words to the user.
+    Bridge,
+}
+
+impl Origin {
+    /// As two bytes.
+    pub fn to_bytes(self) -> [u8; 2] {
+        match self {
+            Self::Peer => [0, 0],
+            Self::Report => [1, 0],
+            Self::Resent { times, part } => [2 | times.min(63) << 2, part],
+            Self::Bridge => [3, 0],
+        }
+    }
+
+    /// What two bytes say.
+    pub fn from_bytes([kind, part]: [u8; 2]) -> Self {
+        match kind & 3 {
+            0 => Self::Peer,
+            1 => Self::Report,
+            2 => Self::Resent {
+                times: kind >> 2,
+                part,
+            },
+            _ => Self::Bridge,
+        }
+    }
+}
+
 /// The digest of the other side's id of a message that it took.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
 pub struct Reference(pub [u8; 16]);
@@ -173,6 +217,8 @@ pub struct NewEntry {
     pub trace: String,
     /// The message, at most [`Options::max_body_bytes`].
     pub body: Bytes,
+    /// Where it comes from.
+    pub origin: Origin,
     /// Why it is a dead letter from the start, never to be delivered; `None` as a rule.
     pub set_aside: Option<&'static str>,
 }
@@ -205,6 +251,8 @@ pub struct Entry {
     pub note: Note,
     /// Whether it is a dead letter that somebody sent on its way again.
     pub replayed: bool,
+    /// Where it comes from.
+    pub origin: Origin,
     /// The message.
     pub body: Bytes,
 }
@@ -224,9 +272,11 @@ pub struct Pending {
     pub note: Note,
     /// Whether it is a dead letter that somebody sent on its way again.
     pub replayed: bool,
+    /// Where it comes from.
+    pub origin: Origin,
 }
 
-/// What outlives a restart of the attempts to deliver a message.
+/// What outlives a restart of the attempts to deliver a message, and of what became of it.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Note {
     /// Attempts that counted.
@@ -238,6 +288,8 @@ pub struct Note {
     /// An attempt began before its turn by order of acceptance: after a restart it is the first of its lane again, for
     /// the other side may have it.
     pub begun: bool,
+    /// The most that Aura was told of what became of it, as a rank of at most 7; 0: nothing.
+    pub told: u8,
 }
 
 /// One direction of one conversation of one channel.
@@ -346,8 +398,8 @@ pub struct DeadLetter {
 pub struct Sent {
     /// Its number: [`Journal::read`](super::Journal::read) gives its body.
     pub seq: Seq,
-    /// When it was sent, ms since the epoch.
-    pub at_ms: u64,
+    /// Which of its parts it is, from 0.
+    pub part: u16,
 }
 
 /// Contacts and bodies are personal: debug output never shows them (law 6).

@@ -46,6 +46,9 @@ pub const DEFAULT_EXPIRES_IN: u64 = 300;
 /// The longest life that is believed, in seconds. *Unknown*: a day.
 pub const MAX_EXPIRES_IN: u64 = 86_400;
 
+// In v2 each message carries `biz_opaque_callback_data`, which its statuses tell back. Documented for the Cloud API, whose
+// shapes v2 has; *unknown* whether Kernel passes it on. In v1 there is no such field.
+
 /// Statuses of the PATCH that mean the webhook was set. Documented: 201; 200 and 204 are taken too (*unknown*).
 pub const SET_STATUSES: &[u16] = &[200, 201, 204];
 /// Statuses of the GET that mean that the webhook can't be read back. *Unknown* whether the GET exists at all.

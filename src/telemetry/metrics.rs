@@ -59,6 +59,13 @@ pub struct ByDirection {
     direction: &'static str,
 }
 
+/// A status of WhatsApp's by its class, and what was done with it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByStatus {
+    status: &'static str,
+    result: &'static str,
+}
+
 /// Of channels, or of environments.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OfKind {
@@ -72,6 +79,7 @@ pub struct BridgeMetrics {
     accepted: Family<ByChannel, Counter>,
     replies: Family<ByChannel, Counter>,
     deduplicated: Family<ByChannel, Counter>,
+    statuses: Family<ByStatus, Counter>,
     attempts: Family<ByOutcome, Counter>,
     settled: Family<ByOutcome, Counter>,
     ack_seconds: Histogram,
@@ -371,6 +379,7 @@ impl BridgeMetrics {
             accepted: Family::default(),
             replies: Family::default(),
             deduplicated: Family::default(),
+            statuses: Family::default(),
             attempts: Family::default(),
             settled: Family::default(),
             ack_seconds: Histogram::new(ACKS),
@@ -414,6 +423,11 @@ impl BridgeMetrics {
             "messages_deduplicated",
             "Messages and replies that came again",
             m.deduplicated,
+        );
+        inner.register(
+            "statuses",
+            "WhatsApp's statuses of sent messages, and what was done with them",
+            m.statuses,
         );
         inner.register("delivery_attempts", "Attempts to deliver, by outcome", m.attempts);
         inner.register("deliveries", "Messages delivered or given up", m.settled);
@@ -560,6 +574,11 @@ impl BridgeMetrics {
     pub fn accepted(&self, channel: &str, new: u64, again: u64) {
         Self::add(&self.accepted, channel, new);
         Self::add(&self.deduplicated, channel, again);
+    }
+
+    /// Something was done with a status of this class.
+    pub fn status(&self, status: &'static str, result: &'static str) {
+        self.statuses.get_or_create(&ByStatus { status, result }).inc();
     }
 
     /// A reply for a routed channel was taken.

@@ -11,6 +11,8 @@ pub const MAX_EVENTS: usize = 1000;
 const MAX_CONTACT: usize = 64;
 /// Longest name of a user that is kept, in characters.
 const MAX_NAME: usize = 256;
+/// Most errors of a status that are looked at.
+const MAX_ERRORS: usize = 16;
 /// Longest message id.
 const MAX_ID: usize = 256;
 /// Deepest nesting of lists and objects. What WhatsApp sends has about ten levels; what is deeper could overflow the stack
@@ -56,6 +58,10 @@ pub struct Status {
     pub status: String,
     /// When it came about, in seconds since 1970, where the call says so.
     pub timestamp: Option<i64>,
+    /// The codes of its errors, where it has some.
+    pub errors: Vec<i64>,
+    /// What a send gave to be told back (`biz_opaque_callback_data`), where the platform does.
+    pub echo: Option<String>,
     /// The status as it came: JSON.
     pub raw: String,
 }
@@ -103,7 +109,7 @@ struct MessageHead {
     id: String,
     from: String,
     #[serde(default)]
-    timestamp: Option<Timestamp>,
+    timestamp: Option<Whole>,
     #[serde(default, rename = "type")]
     kind: Option<Word>,
     #[serde(default)]
@@ -126,17 +132,17 @@ enum Word {
     Other(serde::de::IgnoredAny),
 }
 
-/// Documented as a string of seconds; a number is taken too.
+/// A whole number: of seconds, documented as a string, or a code, documented as a number; both are taken as either.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Timestamp {
+enum Whole {
     Text(String),
     Number(i64),
     Other(serde::de::IgnoredAny),
 }
 
-impl Timestamp {
-    fn seconds(self) -> Option<i64> {
+impl Whole {
+    fn value(self) -> Option<i64> {
         match self {
             Self::Text(text) => text.parse().ok(),
             Self::Number(number) => Some(number),
@@ -146,13 +152,32 @@ impl Timestamp {
 }
 
 #[derive(Deserialize)]
-struct StatusHead {
+struct StatusHead<'a> {
     id: String,
     #[serde(default)]
-    timestamp: Option<Timestamp>,
+    timestamp: Option<Whole>,
     #[serde(default)]
     recipient_id: Option<String>,
     status: String,
+    #[serde(default, borrow)]
+    errors: Option<&'a RawValue>,
+    #[serde(default)]
+    biz_opaque_callback_data: Option<Word>,
+}
+
+#[derive(Deserialize)]
+struct ErrorHead {
+    #[serde(default)]
+    code: Option<Whole>,
+}
+
+/// The codes of a status's errors; what can't be read is left out.
+fn codes(errors: Option<&RawValue>) -> Vec<i64> {
+    let errors = errors.and_then(|errors| serde_json::from_str::<Vec<&RawValue>>(errors.get()).ok());
+    let heads = errors.into_iter().flatten().take(MAX_ERRORS);
+    heads
+        .filter_map(|raw| serde_json::from_str::<ErrorHead>(raw.get()).ok()?.code?.value())
+        .collect()
 }
 
 /// Reads the body of a webhook call.
@@ -185,7 +210,7 @@ pub fn parse(body: &[u8]) -> Result<Vec<Event>, Malformed> {
     }
     for raw in statuses {
         // A status that speaks of no message tells nothing: it is no reason to refuse another user's message.
-        let Ok(head) = head::<StatusHead>(raw) else {
+        let Ok(head) = head::<StatusHead<'_>>(raw) else {
             continue;
         };
         let recipient = head.recipient_id.unwrap_or_default();
@@ -196,7 +221,12 @@ pub fn parse(body: &[u8]) -> Result<Vec<Event>, Malformed> {
             id: head.id,
             recipient,
             status: head.status,
-            timestamp: head.timestamp.and_then(Timestamp::seconds),
+            timestamp: head.timestamp.and_then(Whole::value),
+            errors: codes(head.errors),
+            echo: match head.biz_opaque_callback_data {
+                Some(Word::Text(echo)) if echo.len() <= MAX_ID => Some(echo),
+                _ => None,
+            },
             raw: raw.get().to_owned(),
         }));
     }
@@ -248,7 +278,7 @@ fn message(raw: &RawValue, contacts: &[Contact]) -> Result<InboundMessage, Malfo
         .and_then(|contact| contact.profile.as_ref()?.name.as_ref())
         .map(|name| name.chars().take(MAX_NAME).collect());
     Ok(InboundMessage {
-        timestamp: head.timestamp.and_then(Timestamp::seconds),
+        timestamp: head.timestamp.and_then(Whole::value),
         kind: match head.kind {
             Some(Word::Text(kind)) => kind,
             _ => "unknown".to_owned(),

@@ -4,8 +4,10 @@
 
 mod inbound;
 mod outbound;
+mod status;
 
 pub use self::{
     inbound::{Event, InboundMessage, Malformed, Status, parse},
     outbound::{OutboundMessage, TEXT_LIMIT, text_parts},
+    status::{Class, Trouble, trouble},
 };

@@ -11,6 +11,9 @@ pub struct OutboundMessage {
     recipient_type: &'static str,
     /// The user's WhatsApp id: digits.
     pub to: String,
+    /// What each status of the message is to tell back.
+    #[serde(rename = "biz_opaque_callback_data", skip_serializing_if = "Option::is_none")]
+    pub echo: Option<String>,
     #[serde(flatten)]
     content: Content,
 }
@@ -35,6 +38,7 @@ impl OutboundMessage {
         Self {
             recipient_type: "individual",
             to: to.into(),
+            echo: None,
             content: Content::Text {
                 text: Text { body, preview_url },
             },

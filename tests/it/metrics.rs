@@ -222,6 +222,7 @@ async fn every_metric_has_the_labels_that_are_documented_and_no_others() {
         "aura_whatsapp_connections_closed_total",
         "aura_whatsapp_journal_refusals_total",
         "aura_whatsapp_reply_overtakes_total",
+        "aura_whatsapp_statuses_total",
         "aura_whatsapp_tls_certificate_expiry_timestamp_seconds",
         "aura_whatsapp_tls_certificate_stale",
     ];

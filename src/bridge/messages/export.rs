@@ -11,7 +11,7 @@ use super::view::{direction, hex, time, unhex};
 use crate::{
     api::ChannelId,
     bridge::{deliver::word, entry::contact_key},
-    journal::{Address, DedupKey, Entry, Kept, MAX_TRACE_BYTES, NewEntry, RequestId, Standing},
+    journal::{Address, DedupKey, Entry, Kept, MAX_TRACE_BYTES, NewEntry, Origin, RequestId, Standing},
     keys::Keys,
 };
 
@@ -40,6 +40,9 @@ pub(super) struct Line {
     request: Option<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     trace: String,
+    /// Where it comes from; none for what a user or Aura wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<String>,
     body: String,
     mac: String,
 }
@@ -73,6 +76,7 @@ pub(super) fn line(kept: &Kept, entry: &Entry, keys: &Keys) -> Option<Line> {
         reason: reason.clone(),
         request: kept.request.map(|request| hex(&request.0)),
         trace: kept.trace.clone(),
+        origin: (entry.origin != Origin::Peer).then(|| hex(&entry.origin.to_bytes())),
         body: STANDARD.encode(&entry.body),
         mac: String::new(),
     };
@@ -129,6 +133,10 @@ impl Line {
             },
             trace: Some(self.trace.clone()).filter(|trace| trace.len() <= MAX_TRACE_BYTES)?,
             body: Bytes::from(STANDARD.decode(&self.body).ok()?),
+            origin: match &self.origin {
+                Some(origin) => Origin::from_bytes(unhex(origin)?),
+                None => Origin::Peer,
+            },
             set_aside: Some(known(&self.reason)),
         })
     }
@@ -150,7 +158,9 @@ impl Line {
             self.trace.as_bytes(),
             self.body.as_bytes(),
         ];
-        keys.fingerprint(&parts)
+        // As before there was an origin to tell of, where there is none.
+        let origin = self.origin.as_deref().map(str::as_bytes);
+        keys.fingerprint(&parts.into_iter().chain(origin).collect::<Vec<_>>())
     }
 }
 
@@ -166,6 +176,7 @@ const REASONS: &[&str] = &[
     "JournalDamaged",
     "OlderThanRemembered",
     "GroupCancelled",
+    "NoConversation",
     "Dropped",
 ];
 
@@ -216,6 +227,7 @@ mod tests {
             request: Some(RequestId([5; 16])),
             trace: "trace".to_owned(),
             body: Bytes::from_static(b"{\"text\":\"hola\"}"),
+            origin: Origin::Resent { times: 2, part: 1 },
             set_aside: None,
         }
     }
@@ -238,6 +250,7 @@ mod tests {
         assert_eq!(after.address, before.address);
         assert_eq!((after.body, after.contact), (before.body, before.contact));
         assert_eq!((after.request, after.trace), (before.request, before.trace));
+        assert_eq!(after.origin, before.origin);
     }
 
     #[tokio::test]
@@ -267,6 +280,7 @@ mod tests {
             trace: String::new(),
             note: kept(1).note,
             replayed: false,
+            origin: Origin::Peer,
             body: Bytes::new(),
         };
         assert_eq!(line(&kept(1), &entry, &keys(3)), None);

@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{ChannelId, Period},
-    bridge::trail::{Step, Steps},
+    bridge::trail::{Step, Steps, What},
     journal::{Direction, Entry, Kept, Kind, Lane, Seq, Standing, Wanted},
     telemetry::Context,
+    whatsapp::Class,
 };
 
 /// Messages of a page where nobody says how many.
@@ -306,10 +307,21 @@ pub(super) fn steps(kept: Option<&Kept>, remembered: Option<&Steps>) -> Vec<Valu
         }
     }
     match &kept.standing {
-        Standing::Sent { at_ms } if !has(&shown, "settled") => {
-            shown.push(json!({"at": time(*at_ms), "step": "settled"}));
+        Standing::Sent { at_ms } => {
+            let reported = |step: &Value| {
+                let word = step["step"].as_str();
+                word.is_some_and(|word| word.starts_with("reported"))
+            };
+            let first = shown.iter().position(reported);
+            if !has(&shown, "settled") {
+                let settled = json!({"at": time(*at_ms), "step": "settled"});
+                shown.insert(first.unwrap_or(shown.len()), settled);
+            }
+            if let (None, Some(class)) = (first, Class::of_rank(kept.note.told)) {
+                shown.push(json!({"step": What::reported(class).as_str()}));
+            }
         }
-        Standing::Pending | Standing::Sent { .. } => {}
+        Standing::Pending => {}
         Standing::DeadLetter { reason, at_ms } => {
             if shown.last().is_none_or(|last| last["step"] != "deadLetter") {
                 shown.push(json!({"at": time(*at_ms), "step": "deadLetter"}));
@@ -347,7 +359,7 @@ pub(super) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 pub(super) mod tests {
     use super::*;
     use crate::{
-        bridge::trail::{Ties, Trail, What},
+        bridge::trail::{Ties, Trail},
         journal::{Address, ContactKey, DedupKey, Note},
         telemetry::w3c::SpanId,
     };

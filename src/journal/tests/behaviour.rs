@@ -309,10 +309,28 @@ fn what_is_stuck_is_written_again_and_does_not_keep_old_segments() {
         parts: 1,
         unknown: true,
         begun: false,
+        told: 0,
     };
     bench.note(Seq(1), note).unwrap();
+    // Of two parts: each has a reference of its own.
+    let first_sent = Note {
+        parts: 1,
+        ..Note::default()
+    };
+    bench
+        .note_part(Seq(3), first_sent, 0, Reference([7; 16]))
+        .unwrap();
     bench.settle_as(Seq(2), dead("TooOld")).unwrap();
     bench.settle_as(Seq(3), Outcome::Delivered { reference }).unwrap();
+    // That a late note of an attempt takes back nothing is as true after a restart.
+    for told in [4, 2] {
+        let note = Note {
+            attempts: 9,
+            told,
+            ..Note::default()
+        };
+        bench.note(Seq(3), note).unwrap();
+    }
     for number in 4..=40 {
         bench.settle(Seq(number)).unwrap();
     }
@@ -332,7 +350,11 @@ fn what_is_stuck_is_written_again_and_does_not_keep_old_segments() {
         let state = shared.state();
         assert_eq!(state.note(Seq(1)), note);
         assert_eq!(state.dead_letters()[0].reason, "TooOld");
-        assert_eq!(state.sent(&Reference([8; 16])).map(|sent| sent.seq), Some(Seq(3)));
+        let sent = |n: u8| state.sent(&Reference([n; 16])).map(|sent| (sent.seq, sent.part));
+        assert_eq!((sent(7), sent(8)), (Some((Seq(3), 0)), Some((Seq(3), 1))));
+        assert_eq!(state.references(Seq(3)), [Reference([7; 16]), Reference([8; 16])]);
+        let note = state.note(Seq(3));
+        assert_eq!((note.attempts, note.parts, note.told), (0, 1, 4));
     };
     check(&bench);
     let (bench, pending) = bench.reopen().unwrap();

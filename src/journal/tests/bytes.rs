@@ -8,7 +8,8 @@ use crate::journal::format::{
 };
 use crate::journal::replay::scan;
 use crate::journal::{
-    Address, ContactKey, DedupKey, Direction, Lane, MAX_TRACE_BYTES, Note, Outcome, Reference, RequestId, Seq,
+    Address, ContactKey, DedupKey, Direction, Lane, MAX_TRACE_BYTES, Note, Origin, Outcome, Reference,
+    RequestId, Seq,
 };
 
 const SALT: Salt = Salt { number: 5, nonce: 99 };
@@ -40,6 +41,7 @@ fn records(body: &[u8]) -> Vec<Record<'_>> {
         key: 5,
         dedup: DedupKey([2; 16]),
         request: Some(RequestId([6; 16])),
+        origin: Origin::Resent { times: 63, part: 255 },
     };
     let settled = |seq, outcome| Record::Settled {
         seq: Seq(seq),
@@ -70,7 +72,13 @@ fn records(body: &[u8]) -> Vec<Record<'_>> {
                 parts: 7,
                 unknown: true,
                 begun: true,
+                told: 7,
             },
+        },
+        Record::Part {
+            seq: Seq(6),
+            part: 500,
+            reference: Reference([9; 16]),
         },
         Record::Parked {
             lane: Lane {
@@ -205,7 +213,7 @@ fn the_layout_is_the_documented_one() {
     let file = frame_at(64, b"hello");
     assert_eq!(&file[64..68], b"FRM2");
     assert_eq!(file.len() % 32, 0);
-    assert_eq!(file[72..76], 9_u32.to_le_bytes());
+    assert_eq!(file[72..76], 10_u32.to_le_bytes());
     assert_eq!(file[76..80], 5_u32.to_le_bytes());
     assert_eq!(file[104..107], [1, 1, 1], "accepted, to Kernel, written again");
     assert!(holds_frames_of(5, &file) && !holds_frames_of(6, &file));

@@ -24,7 +24,8 @@ use super::seal::Encoded;
 use super::writer::{Chores, Writer};
 use super::{
     Address, AppendError, Appended, ContactKey, DedupKey, Direction, Entry, Journal, NewEntry, Note,
-    OpenError, Options, Outcome, Pending, ReadError, Reference, RequestId, Seq, Surroundings, fits, read,
+    OpenError, Options, Origin, Outcome, Pending, ReadError, Reference, RequestId, Seq, Surroundings, fits,
+    read,
 };
 
 const HOUR_MS: u64 = 3_600_000;
@@ -52,6 +53,7 @@ pub(super) fn entry(number: u64) -> NewEntry {
         request: Some(RequestId([6; 16])),
         trace: format!("trace-{number}"),
         body: Bytes::from(format!("body {number}")),
+        origin: Origin::Peer,
         set_aside: None,
     }
 }
@@ -219,7 +221,29 @@ impl Bench {
 
     fn note(&mut self, seq: Seq, note: Note) -> Result<(), AppendError> {
         let (reply, mut answer) = oneshot::channel();
-        self.commit(vec![Command::Note { seq, note, reply }]);
+        self.commit(vec![Command::Note {
+            seq,
+            note,
+            part: None,
+            reply,
+        }]);
+        answer.try_recv().expect("every command is answered")
+    }
+
+    fn note_part(
+        &mut self,
+        seq: Seq,
+        note: Note,
+        part: u16,
+        reference: Reference,
+    ) -> Result<(), AppendError> {
+        let (reply, mut answer) = oneshot::channel();
+        self.commit(vec![Command::Note {
+            seq,
+            note,
+            part: Some((part, reference)),
+            reply,
+        }]);
         answer.try_recv().expect("every command is answered")
     }
 

@@ -2,7 +2,7 @@
 //! received. Nothing is ever dropped from it: a simulator lives as long as a test or a day of development.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     time::Duration,
 };
@@ -197,8 +197,13 @@ pub(super) struct Data {
     pub webhook_calls: Vec<WebhookCall>,
     /// The webhook bodies of users' messages, by wamid: client, user, body.
     pub sent_by_users: HashMap<String, (String, String, Value)>,
+    /// What is reported at once of the next messages that users receive.
+    pub reports: VecDeque<Vec<Reported>>,
     pub pending: usize,
 }
+
+/// A status, with WhatsApp's error objects.
+pub(super) type Reported = (String, Vec<Value>);
 
 impl Data {
     pub fn new(latency: Duration) -> Self {
@@ -210,6 +215,7 @@ impl Data {
             received: Vec::new(),
             webhook_calls: Vec::new(),
             sent_by_users: HashMap::new(),
+            reports: VecDeque::new(),
             pending: 0,
         }
     }

@@ -70,10 +70,14 @@ impl State {
                 idempotency_key: call.header("idempotency-key").map(str::to_owned),
                 body,
             });
-            Some(())
+            Some(data.reports.pop_front().unwrap_or_default())
         });
-        if taken.is_none() {
+        let Some(reports) = taken else {
             return error(StatusCode::UNAUTHORIZED, "the token's client is gone");
+        };
+        for (status, errors) in reports {
+            // Without a webhook nobody is told.
+            let _ = self.push_status(&id, &status, &errors);
         }
         let meta = json!({"api_status": "stable", "version": "2.53.2"});
         json(

@@ -287,6 +287,17 @@ impl KernelSim {
         self.state().push_status(wamid, status, errors)
     }
 
+    /// Reports these statuses, with WhatsApp's error objects, of the next message that a user receives, as soon as that
+    /// is so: the webhook calls do not wait for the send's answer. Asked for several times, it goes for one message
+    /// after another.
+    pub fn report_next(&self, statuses: &[(&str, &[Value])]) {
+        let reports = statuses
+            .iter()
+            .map(|(status, errors)| ((*status).to_owned(), errors.to_vec()))
+            .collect();
+        self.data().write(|data| data.reports.push_back(reports));
+    }
+
     /// Makes the webhook call of a user's message again, whatever came of it before.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ mod kernel;
 mod neighbour;
 mod order;
 mod replies;
+mod statuses;
 mod upstream;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};

@@ -295,6 +295,32 @@ async fn raw_bodies_and_statuses_are_pushed_too() {
 }
 
 #[tokio::test]
+async fn statuses_of_the_next_message_may_come_before_the_answer_to_its_send() {
+    let world = world(quick()).await;
+    let (webhook, url) = Webhook::start(&[]).await;
+    world.sim.set_webhook("shop", &url);
+    let token = world.token("shop", MESSAGING).await;
+    let error = json!({"code": 1015, "title": "t"});
+    world.sim.report_next(&[("failed", &[error])]);
+    let late = Fault::delay(SOON).after_effect();
+    world.sim.inject(late.on(Endpoint::Send).times(1));
+    let (sim, first) = (world.sim.clone(), world.send(&token, &text("a")));
+    let sending = tokio::spawn(first.send());
+    sim.wait_webhook_calls(1, SOON).await.unwrap();
+    assert!(!sending.is_finished(), "the answer is still to come");
+    sending.abort();
+    world.send(&token, &text("b")).send().await.unwrap();
+    let received = world.sim.received(USER);
+    let bodies = webhook.bodies.lock().unwrap();
+    assert_eq!((bodies.len(), received.len()), (1, 2));
+    let status = &bodies[0]["statuses"][0];
+    assert_eq!(
+        (&status["id"], &status["errors"][0]["code"]),
+        (&json!(received[0].wamid), &json!(1015))
+    );
+}
+
+#[tokio::test]
 async fn a_stopped_kernel_calls_nobody_and_forgets_nothing() {
     let world = world(quick()).await;
     let (webhook, url) = Webhook::start(&[]).await;
