@@ -23,8 +23,10 @@ mod runner;
 #[cfg(test)]
 mod runner_tests;
 mod serve;
+mod standing;
 mod timers;
 mod types;
+mod withheld;
 
 pub use self::{
     channels::DRAIN,
@@ -32,7 +34,9 @@ pub use self::{
     lanes::Lanes,
     people::Dropped,
     runner::{Deliver, Runner, RunnerHandle},
+    standing::Standing,
     types::{
         Attempt, Effect, Ended, Event, FOREVER, Failure, Item, Limits, Message, Settings, Stats, reason,
     },
+    withheld::OfChannel,
 };

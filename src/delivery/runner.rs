@@ -18,10 +18,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    ends::dropped,
     key::LaneKey,
     lanes::Lanes,
     people::Dropped,
+    standing::Standing,
     types::{Attempt, Effect, Ended, Event, Failure, Item, Limits, Message, Settings, Stats},
+    withheld::{OfChannel, Withheld, in_order},
 };
 use crate::{
     api::ChannelId,
@@ -55,6 +58,10 @@ enum News {
     Unpark(LaneKey, oneshot::Sender<bool>),
     Retry(LaneKey, oneshot::Sender<bool>),
     Drop(Seq, oneshot::Sender<Dropped>),
+    Judged(bool),
+    Release(OfChannel, oneshot::Sender<usize>),
+    GiveUp(OfChannel, oneshot::Sender<usize>),
+    Standing(oneshot::Sender<Standing>),
 }
 
 /// The task that delivers.
@@ -62,6 +69,7 @@ pub struct Runner<D> {
     journal: Journal,
     deliver: Arc<D>,
     lanes: Lanes,
+    withheld: Withheld,
     accepted: mpsc::UnboundedReceiver<Pending>,
     news: mpsc::UnboundedReceiver<News>,
     tasks: JoinSet<Done>,
@@ -75,6 +83,8 @@ enum Done {
     Noted,
 }
 
+/// Messages that are given up at once: each end is a task until it is recorded.
+const GIVEN_UP_AT_ONCE: usize = 1000;
 /// How long to wait before a record that failed is written again.
 const RECORD_AGAIN: Duration = Duration::from_secs(1);
 
@@ -119,6 +129,26 @@ impl RunnerHandle {
         self.ask(|answer| News::Drop(seq, answer)).await
     }
 
+    /// Whether what the journal held when it was opened may be delivered: it is the cluster's journal, or not.
+    pub fn judged(&self, is_trusted: bool) {
+        let _ = self.news.send(News::Judged(is_trusted));
+    }
+
+    /// A person lets messages that a judged journal withholds go on. Says how many.
+    pub async fn release(&self, of: OfChannel) -> Option<usize> {
+        self.ask(|answer| News::Release(of, answer)).await
+    }
+
+    /// A person gives them up. Says how many.
+    pub async fn give_up(&self, of: OfChannel) -> Option<usize> {
+        self.ask(|answer| News::GiveUp(of, answer)).await
+    }
+
+    /// What of each channel is not as usual.
+    pub async fn standing(&self) -> Option<Standing> {
+        self.ask(News::Standing).await
+    }
+
     async fn ask<T>(&self, news: impl FnOnce(oneshot::Sender<T>) -> News) -> Option<T> {
         let (answer, answered) = oneshot::channel();
         self.news.send(news(answer)).ok()?;
@@ -141,15 +171,14 @@ impl<D: Deliver> Runner<D> {
         for lane in journal.parked() {
             lanes.was_parked(lane.into(), Duration::ZERO);
         }
-        // What left before its turn may have arrived: it must not come again behind what was accepted before it.
-        let (begun, rest): (Vec<_>, Vec<_>) = pending.iter().partition(|pending| pending.note.begun);
-        for pending in begun.into_iter().chain(rest) {
-            lanes.accepted(message(pending, true), Duration::ZERO);
+        for pending in in_order(pending.to_vec()) {
+            lanes.accepted(message(&pending, true), Duration::ZERO);
         }
         let runner = Self {
             journal,
             deliver,
             lanes,
+            withheld: Withheld::default(),
             accepted,
             news,
             tasks: JoinSet::new(),
@@ -158,13 +187,26 @@ impl<D: Deliver> Runner<D> {
         (runner, RunnerHandle { news: sender })
     }
 
+    /// Has what the journal held when it was opened wait until the journal is judged; those of `is_held` for a person, as a
+    /// run before has judged.
+    #[must_use]
+    pub fn withholding(mut self, pending: Vec<Pending>, is_held: impl Fn(&Pending) -> bool) -> Self {
+        self.withheld = Withheld::new(pending, is_held);
+        self
+    }
+
     /// Delivers until told to stop; then lets what is under way end, at most for `grace`.
     pub async fn run(mut self, stop: CancellationToken, grace: Duration) {
         loop {
             while let Some(effect) = self.lanes.next(self.start.elapsed()) {
                 self.start_effect(effect);
             }
-            self.deliver.shows(self.lanes.stats());
+            let stats = self.lanes.stats();
+            self.deliver.shows(Stats {
+                queued: stats.queued + self.withheld.len(),
+                withheld: self.withheld.len(),
+                ..stats
+            });
             let wake = self.lanes.next_wake().map(|at| self.start + at);
             tokio::select! {
                 // What holds deliveries is heard before a message that came after it.
@@ -172,7 +214,9 @@ impl<D: Deliver> Runner<D> {
                 () = stop.cancelled() => break,
                 Some(news) = self.news.recv() => self.hear(news),
                 Some(pending) = self.accepted.recv() => {
-                    self.lanes.accepted(message(&pending, false), self.start.elapsed());
+                    if !self.withheld.takes(&pending) {
+                        self.lanes.accepted(message(&pending, false), self.start.elapsed());
+                    }
                 }
                 Some(done) = self.tasks.join_next() => self.take_done(done),
                 () = sleep_until(wake) => {}
@@ -208,8 +252,50 @@ impl<D: Deliver> Runner<D> {
             News::Park(lane, answer) => drop(answer.send(self.lanes.park(lane, now))),
             News::Unpark(lane, answer) => drop(answer.send(self.lanes.unpark(lane, now))),
             News::Retry(lane, answer) => drop(answer.send(self.lanes.retry_now(lane, now))),
-            News::Drop(seq, answer) => drop(answer.send(self.lanes.drop_message(seq, now))),
+            News::Drop(seq, answer) => drop(answer.send(match self.withheld.take_one(seq) {
+                Some(pending) => {
+                    self.give_up(&pending, now);
+                    Dropped::Now
+                }
+                None => self.lanes.drop_message(seq, now),
+            })),
+            News::Judged(is_trusted) => {
+                let go_on = if is_trusted {
+                    self.withheld.trusted()
+                } else {
+                    self.withheld.distrusted()
+                };
+                self.go_on(&go_on, now);
+            }
+            News::Release(of, answer) => {
+                let go_on = self.withheld.release(of);
+                self.go_on(&go_on, now);
+                let _ = answer.send(go_on.len());
+            }
+            News::GiveUp(of, answer) => {
+                let room = GIVEN_UP_AT_ONCE.saturating_sub(self.lanes.aside);
+                let given_up = self.withheld.take(of, room);
+                given_up.iter().for_each(|pending| self.give_up(pending, now));
+                let _ = answer.send(given_up.len());
+            }
+            News::Standing(answer) => drop(answer.send(Standing {
+                withheld: self.withheld.held(),
+                ..self.lanes.standing(now)
+            })),
         }
+    }
+
+    /// Messages that were withheld are tried as if the process had just started.
+    fn go_on(&mut self, messages: &[Pending], now: Duration) {
+        for pending in messages {
+            self.lanes.accepted(message(pending, true), now);
+        }
+    }
+
+    fn give_up(&mut self, pending: &Pending, now: Duration) {
+        self.lanes.at(now);
+        self.lanes
+            .settle_aside(pending.seq, LaneKey::of(&pending.address), dropped());
     }
 
     fn take_done(&mut self, done: Result<Done, tokio::task::JoinError>) {

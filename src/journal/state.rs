@@ -64,6 +64,9 @@ struct Book {
     environment: [u8; 8],
     pending: u64,
     pending_bytes: u64,
+    /// Of those pending: what was accepted before the last turn of age, and before the one before.
+    old: u64,
+    overdue: u64,
     dead_letters: u64,
 }
 
@@ -76,6 +79,8 @@ pub struct Backlog {
     pub pending: u64,
     /// Bytes that they take on disk.
     pub pending_bytes: u64,
+    /// Of them, those that were accepted before the last turn of age but one.
+    pub overdue: u64,
     /// Dead letters.
     pub dead_letters: u64,
 }
@@ -153,6 +158,8 @@ pub(super) struct State {
     next_seq: u64,
     newest_ms: u64,
     first_live: u64,
+    /// The first numbers that were not given yet at the last turn of age, and at the one before.
+    turns: [u64; 2],
 }
 
 impl State {
@@ -174,6 +181,7 @@ impl State {
             next_seq: 1,
             newest_ms: 0,
             first_live: 0,
+            turns: [0; 2],
         }
     }
 
@@ -252,7 +260,7 @@ impl State {
             *self.keys.entry(head.key).or_default() += 1;
         }
         self.slots.insert(head.seq, slot);
-        self.count(&slot, true);
+        self.count(head.seq, &slot, true);
         self.never_reuse_below(head.seq.0.saturating_add(1));
         self.observe(head.accepted_at_ms);
     }
@@ -269,6 +277,8 @@ impl State {
             environment: address.environment,
             pending: 0,
             pending_bytes: 0,
+            old: 0,
+            overdue: 0,
             dead_letters: 0,
         });
         self.book_of.insert(key, index);
@@ -276,7 +286,8 @@ impl State {
     }
 
     /// Counts a message in or out, by what it is kept for.
-    fn count(&mut self, slot: &Slot, more: bool) {
+    fn count(&mut self, seq: Seq, slot: &Slot, more: bool) {
+        let [old, overdue] = self.turns.map(|turn| u64::from(seq.0 < turn));
         let Some(book) = self.books.get_mut(slot.book as usize) else {
             return;
         };
@@ -288,6 +299,8 @@ impl State {
             Kind::Pending => {
                 add(&mut book.pending, 1);
                 add(&mut book.pending_bytes, bytes);
+                add(&mut book.old, old);
+                add(&mut book.overdue, overdue);
                 add(self.environments.entry(book.environment).or_default(), bytes);
                 add(&mut self.pending_by_direction[index(slot.direction)], 1);
             }
@@ -299,7 +312,7 @@ impl State {
     /// Takes a message out: its bytes are no longer needed where they are.
     fn take_out(&mut self, seq: Seq) -> Option<Slot> {
         let slot = self.slots.remove(&seq)?;
-        self.count(&slot, false);
+        self.count(seq, &slot, false);
         if let Some(segment) = self.segments.get_mut(&u64::from(slot.segment)) {
             segment.live = segment.live.saturating_sub(1);
             segment.live_bytes = segment.live_bytes.saturating_sub(u64::from(slot.len));
@@ -319,11 +332,20 @@ impl State {
         let Some(slot) = self.slots.get(&seq).copied() else {
             return false;
         };
-        self.count(&slot, false);
+        self.count(seq, &slot, false);
         let slot = Slot { kind, ..slot };
         self.slots.insert(seq, slot);
-        self.count(&slot, true);
+        self.count(seq, &slot, true);
         true
+    }
+
+    /// Everything gets one turn older. What is pending by the second turn after it was accepted is overdue: so a channel's
+    /// backlog is known to be old without a look at each message.
+    pub fn turn(&mut self) {
+        self.turns = [self.next_seq, self.turns[0]];
+        for book in &mut self.books {
+            (book.old, book.overdue) = (book.pending, book.old);
+        }
     }
 
     fn settled(&mut self, seq: Seq, outcome: &Outcome, at_ms: u64) {
@@ -581,6 +603,7 @@ impl State {
             channel: book.channel,
             pending: book.pending,
             pending_bytes: book.pending_bytes,
+            overdue: book.overdue,
             dead_letters: book.dead_letters,
         })
         .collect()

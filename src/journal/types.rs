@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::format::Link;
+
 /// The longest contact, in bytes.
 pub const MAX_CONTACT_BYTES: usize = 64;
 /// The longest trace that is kept with a message, in bytes; a longer one is left out.
@@ -445,4 +447,6 @@ pub(super) struct Counters {
     pub failed_commits: u64,
     pub last_sync: Duration,
     pub failing: bool,
+    /// The end of what is synced.
+    pub end: Link,
 }

@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod disk;
 mod faults;
+mod standing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
