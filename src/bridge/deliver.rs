@@ -1,7 +1,10 @@
 //! One attempt to deliver one message: to Aura, or to Kernel with the channel's own token. Decides what an error
 //! means for the message; when to try again is decided in `delivery`.
 
-use std::{fmt::Display, sync::Arc};
+use std::{
+    fmt::Display,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 
@@ -140,6 +143,10 @@ impl Deliver for Deliverer {
     }
 
     fn shows(&self, stats: Stats) {
+        self.state
+            .health
+            .withheld
+            .store(stats.withheld, Ordering::Relaxed);
         self.state.metrics.lanes_show(stats);
     }
 }

@@ -4,7 +4,8 @@
 //! `routes` says which channel goes where and `auth` who may call: both pure. `public`, `internal` and `admin` are
 //! the three listeners, `server` is the loop beneath them, `deliver` makes the attempts, `watch` keeps the routes
 //! up to date, `body` and `keep` read and keep what was sent, `secrets` keeps credentials in memory, `snapshot` keeps the
-//! routes across a restart. `messages` is what people on call use, on loopback alone, and `trail` what happened to the last
+//! routes across a restart, `lineage` compares the journal with the cluster's record of it, `telling` is what the controller
+//! asks. `messages` is what people on call use, on loopback alone, and `trail` what happened to the last
 //! messages.
 
 mod auth;
@@ -16,6 +17,7 @@ mod entry;
 mod internal;
 mod issued;
 mod keep;
+mod lineage;
 mod messages;
 mod public;
 mod refusing;
@@ -25,6 +27,7 @@ mod run;
 mod secrets;
 mod snapshot;
 mod state;
+mod telling;
 mod trail;
 mod watch;
 

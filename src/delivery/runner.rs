@@ -59,8 +59,8 @@ enum News {
     Retry(LaneKey, oneshot::Sender<bool>),
     Drop(Seq, oneshot::Sender<Dropped>),
     Judged(bool),
-    Release(OfChannel, oneshot::Sender<usize>),
-    GiveUp(OfChannel, oneshot::Sender<usize>),
+    Release(OfChannel, oneshot::Sender<Vec<Seq>>),
+    GiveUp(OfChannel, oneshot::Sender<Vec<Seq>>),
     Standing(oneshot::Sender<Standing>),
 }
 
@@ -134,13 +134,13 @@ impl RunnerHandle {
         let _ = self.news.send(News::Judged(is_trusted));
     }
 
-    /// A person lets messages that a judged journal withholds go on. Says how many.
-    pub async fn release(&self, of: OfChannel) -> Option<usize> {
+    /// A person lets withheld messages go on; if all, also those that wait for the judgement. Says which.
+    pub async fn release(&self, of: OfChannel) -> Option<Vec<Seq>> {
         self.ask(|answer| News::Release(of, answer)).await
     }
 
-    /// A person gives them up. Says how many.
-    pub async fn give_up(&self, of: OfChannel) -> Option<usize> {
+    /// A person gives messages up that a judged journal withholds: as many at once as may be. Says which.
+    pub async fn give_up(&self, of: OfChannel) -> Option<Vec<Seq>> {
         self.ask(|answer| News::GiveUp(of, answer)).await
     }
 
@@ -270,16 +270,17 @@ impl<D: Deliver> Runner<D> {
             News::Release(of, answer) => {
                 let go_on = self.withheld.release(of);
                 self.go_on(&go_on, now);
-                let _ = answer.send(go_on.len());
+                drop(answer.send(seqs(&go_on)));
             }
             News::GiveUp(of, answer) => {
                 let room = GIVEN_UP_AT_ONCE.saturating_sub(self.lanes.aside);
                 let given_up = self.withheld.take(of, room);
                 given_up.iter().for_each(|pending| self.give_up(pending, now));
-                let _ = answer.send(given_up.len());
+                drop(answer.send(seqs(&given_up)));
             }
             News::Standing(answer) => drop(answer.send(Standing {
                 withheld: self.withheld.held(),
+                unjudged: self.withheld.unjudged(),
                 ..self.lanes.standing(now)
             })),
         }
@@ -376,6 +377,10 @@ impl<D: Deliver> Runner<D> {
             Done::Noted
         });
     }
+}
+
+fn seqs(messages: &[Pending]) -> Vec<Seq> {
+    messages.iter().map(|message| message.seq).collect()
 }
 
 /// Records that a message leaves before its turn.

@@ -13,6 +13,8 @@ use crate::api::ChannelId;
 pub struct Standing {
     /// How many of their messages wait for a person since the journal was found to be rewound.
     pub withheld: BTreeMap<ChannelId, usize>,
+    /// How many messages of all channels wait until the journal is judged.
+    pub unjudged: usize,
     /// On hold, by their own settings or their environment's.
     pub held: Vec<ChannelId>,
     /// One of their circuits is open: credentials that are missing or rejected.
@@ -31,6 +33,7 @@ impl Lanes {
         };
         Standing {
             withheld: BTreeMap::new(),
+            unjudged: 0,
             held: of(&|channel| channel.presence == Presence::Served && self.held(channel).is_some()),
             blocked: of(&|channel| channel.sides.iter().any(|side| side.circuit.is_open())),
             unrouted: of(&|channel| channel.presence == Presence::Unroutable),

@@ -74,9 +74,13 @@ impl Withheld {
         std::mem::take(&mut self.behind)
     }
 
-    /// A person lets those that wait for him go on, in this order.
+    /// A person lets those that wait for him go on, in this order; if all, without waiting for the judgement either.
     pub fn release(&mut self, of: OfChannel) -> Vec<Pending> {
-        in_order(self.take(of, usize::MAX))
+        let mut messages = in_order(self.take(of, usize::MAX));
+        if of.is_none() {
+            messages.append(&mut self.trusted());
+        }
+        messages
     }
 
     /// A person gives those that wait for him up, the oldest first and at most so many.
@@ -106,7 +110,12 @@ impl Withheld {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.unjudged.len() + self.behind.len() + self.held.len()
+        self.unjudged() + self.held.len()
+    }
+
+    /// How many wait for the judgement.
+    pub fn unjudged(&self) -> usize {
+        self.unjudged.len() + self.behind.len()
     }
 
     /// How many wait for a person, by channel.
@@ -208,6 +217,16 @@ mod tests {
         let mut withheld = Withheld::new(pending, |message| message.seq < Seq(5));
         assert_eq!(seqs(&withheld.trusted()), [9]);
         assert_eq!(seqs(&withheld.release(None)), [1]);
+    }
+
+    #[test]
+    fn a_person_who_releases_all_does_not_wait_for_the_judgement() {
+        let mut withheld = unjudged();
+        assert!(withheld.takes(&message(4, 1, 1, IN)));
+        assert_eq!(seqs(&withheld.release(Some(channel(1)))), Vec::<u64>::new());
+        assert_eq!(seqs(&withheld.release(None)), [2, 1, 3, 4]);
+        assert_eq!(seqs(&withheld.distrusted()), Vec::<u64>::new());
+        assert_eq!(withheld.len(), 0);
     }
 
     #[test]
