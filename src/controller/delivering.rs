@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn what_was_written_is_not_written_again_while_the_watch_is_behind_and_what_failed_is() {
         let mut tracker = Tracker::default();
-        let mut look = |tracker: &mut Tracker| {
+        let look = |tracker: &mut Tracker| {
             let channel = Channel {
                 key: ObjectKey::new("n", "a"),
                 id: Some(ID),
@@ -262,7 +262,7 @@ mod tests {
         let mut counts = Vec::new();
         for look in 0..29 {
             let channels = said.iter().enumerate().map(|(n, said)| Channel {
-                key: ObjectKey::new("n", &n.to_string()),
+                key: ObjectKey::new("n", n.to_string()),
                 id: Some(ID),
                 said: *said,
             });

@@ -128,6 +128,16 @@ const ARROWS: &[(&str, &[&str])] = &[
         "src/journal",
         &["crate::api", "crate::bridge", "crate::delivery", "crate::kernel"],
     ),
+    // What both roles agree on knows neither.
+    (
+        "src/lineage.rs",
+        &[
+            "crate::bridge",
+            "crate::controller",
+            "crate::journal",
+            "crate::api",
+        ],
+    ),
     (
         "src/kernel",
         &[
