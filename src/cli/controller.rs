@@ -34,8 +34,8 @@ pub(super) struct Controller {
     /// How often the leader renews the Lease, and how often the others look at it
     #[arg(long, value_name = "DURATION", default_value = "2s")]
     lease_retry_period: Period,
-    /// The bridge's admin listener, such as http://aura-whatsapp-operator-bridge-admin:9090: it is asked how each channel
-    /// delivers, and how far its journal has got. Without it, no condition Delivering is written and no journal recorded
+    /// The bridge's admin listener, such as http://aura-whatsapp-operator-bridge-0.aura-whatsapp-operator-bridge:9090: it is
+    /// asked how each channel delivers, and how far its journal has got. Without it, no condition Delivering is written and no journal recorded
     #[arg(long, value_name = "URL")]
     bridge_url: Option<Url>,
     /// How often the bridge is asked. A condition changes after two answers that are alike, or twelve if it gets better
