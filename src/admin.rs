@@ -15,11 +15,13 @@ use crate::telemetry::Registry;
 pub type Readiness = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// `/healthz` (nothing is stuck that only a new start would mend), `/readyz` (it can do its work) and `/metrics`; where
-/// one of the first two is not so, the body says what is missing. `refresh` is called before each page of metrics.
+/// one of the first two is not so, the body says what is missing; where it is ready and something is to be known all the same,
+/// that is what `noted` says. `refresh` is called before each page of metrics.
 pub fn router(
     registry: Registry,
     healthy: Readiness,
     ready: Readiness,
+    noted: Readiness,
     refresh: Arc<dyn Fn() + Send + Sync>,
 ) -> Router {
     Router::new()
@@ -38,11 +40,14 @@ pub fn router(
         .route(
             "/readyz",
             get(move || {
-                let missing = ready();
+                let (missing, note) = (ready(), noted());
                 async move {
-                    match missing {
-                        None => (StatusCode::OK, "ready\n".to_owned()),
-                        Some(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
+                    match (missing, note) {
+                        (None, None) => (StatusCode::OK, "ready\n".to_owned()),
+                        (None, Some(note)) => (StatusCode::OK, format!("ready; {note}\n")),
+                        (Some(missing), _) => {
+                            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n"))
+                        }
                     }
                 }
             }),

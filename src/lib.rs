@@ -20,6 +20,7 @@ pub mod import;
 pub mod journal;
 pub mod kernel;
 pub mod keys;
+pub mod lineage;
 pub mod plan;
 pub mod server;
 #[cfg(feature = "sim")]

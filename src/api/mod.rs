@@ -5,6 +5,7 @@ mod channel;
 mod claims;
 pub mod conditions;
 pub mod crd;
+mod delivering;
 mod duration;
 mod effective;
 mod ids;
@@ -17,6 +18,7 @@ pub use channel::{
     Webhook, WebhookMode, WhatsAppChannel, WhatsAppChannelSpec,
 };
 pub use claims::Claim;
+pub use delivering::{Deliveries, Delivering, NoSuchWord};
 pub use duration::{InvalidDuration, Period};
 pub use effective::{ChannelDefaults, Effective, KernelDefaults};
 pub use ids::{ChannelId, InvalidChannelId};

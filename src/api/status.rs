@@ -12,8 +12,8 @@ pub struct WhatsAppChannelStatus {
     /// The generation of the spec that this status speaks of; -1 before the controller has seen the channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Accepted, CredentialsValid, WebhookRegistered and WebhookVerified; Reconciling, Stalled and
-    /// Suspended only while true.
+    /// Ready, Accepted, CredentialsValid, WebhookRegistered and WebhookVerified; Delivering once the bridge was asked;
+    /// Reconciling, Stalled and Suspended only while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]

@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Display,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -189,6 +189,10 @@ impl Deliver for Deliverer {
     }
 
     fn shows(&self, stats: Stats) {
+        self.state
+            .health
+            .withheld
+            .store(stats.withheld, Ordering::Relaxed);
         self.state.metrics.lanes_show(stats);
     }
 }

@@ -4,8 +4,9 @@
 //! `routes` says which channel goes where and `auth` who may call: both pure. `public`, `internal` and `admin` are
 //! the three listeners, `server` is the loop beneath them, `deliver` makes the attempts, `watch` keeps the routes
 //! up to date, `body` and `keep` read and keep what was sent, `exchange` what it says of its caller's trace, `secrets`
-//! keeps credentials in memory, `snapshot` keeps the routes across a restart. `statuses` is what becomes of WhatsApp's
-//! reports on sent messages, `messages` what people on call use, on loopback alone, and `trail` what happened to the last
+//! keeps credentials in memory, `snapshot` keeps the routes across a restart, `lineage` compares the journal with the
+//! cluster's record of it, `telling` is what the controller asks. `statuses` is what becomes of WhatsApp's reports on sent
+//! messages, `messages` what people on call use, on loopback alone, and `trail` what happened to the last
 //! messages.
 
 mod auth;
@@ -18,6 +19,7 @@ mod exchange;
 mod internal;
 mod issued;
 mod keep;
+mod lineage;
 mod messages;
 mod public;
 mod refusing;
@@ -28,6 +30,7 @@ mod secrets;
 mod snapshot;
 mod state;
 mod statuses;
+mod telling;
 mod trail;
 mod watch;
 

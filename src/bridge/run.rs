@@ -20,6 +20,7 @@ use super::{
     certificates::Certificate,
     deliver::{Deliverer, SharedDeliverer},
     internal,
+    lineage::{Comparison, Lineage},
     messages::{self, Audit, AuditLog, Hands, Office},
     public,
     reload::Reload,
@@ -27,6 +28,7 @@ use super::{
     secrets::Secrets,
     snapshot,
     state::{Health, Leaving, Setup, State, now_ms},
+    telling,
     watch::{AHEAD, Watch},
 };
 use crate::{
@@ -58,6 +60,8 @@ pub struct Options {
     pub installation_key: PathBuf,
     /// The volume of the journal and the route snapshot.
     pub data_dir: PathBuf,
+    /// The ConfigMap with the cluster's record of the journal, in that namespace.
+    pub journal_record: String,
     /// Where Kernel calls.
     pub public: SocketAddr,
     /// Where Aura replies.
@@ -99,6 +103,14 @@ pub enum BridgeError {
         path: String,
         /// Why.
         source: journal::OpenError,
+    },
+    /// What the journal knows of its lineage can't be read or written.
+    #[error("the journal in {path}: its lineage: {source}")]
+    Lineage {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: std::io::Error,
     },
     /// A listener can't be opened.
     #[error(transparent)]
@@ -184,6 +196,16 @@ pub async fn run(
             path: journal_dir.display().to_string(),
             source,
         })?;
+    let lineage = {
+        let (dir, journal) = (journal_dir.clone(), journal.clone());
+        tokio::task::spawn_blocking(move || Lineage::open(&dir, journal)).await
+    };
+    let lineage = lineage
+        .map_err(|_| BridgeError::Ended("journal"))?
+        .map_err(|source| BridgeError::Lineage {
+            path: journal_dir.display().to_string(),
+            source,
+        })?;
     let accepted = journal.committed();
 
     let snapshot = snapshot::load(&options.data_dir);
@@ -215,6 +237,7 @@ pub async fn run(
         leaving: Leaving::default(),
         secrets: Secrets::new(client.clone()),
         journal: journal.clone(),
+        lineage,
         metrics,
         health,
         watches,
@@ -254,7 +277,8 @@ pub async fn run(
             cap: seconds(60),
         },
     };
-    let (runner, handle) = Runner::new(journal.clone(), deliverer, lane_limits, &pending, accepted);
+    let (runner, handle) = Runner::new(journal.clone(), deliverer, lane_limits, &[], accepted);
+    let runner = runner.withholding(pending, |message| state.lineage.holds(message));
     // Those that the snapshot knows: the watch tells of what is another.
     for route in state.routes.load().iter() {
         handle.serves(route.channel, route.delivery());
@@ -275,6 +299,14 @@ pub async fn run(
         },
         audit,
     };
+    let comparison = Comparison {
+        client: client.clone(),
+        namespace: options.release_namespace.clone(),
+        name: options.journal_record.clone(),
+        state: state.clone(),
+        runner: handle.clone(),
+    };
+    let told = telling::router(state.clone(), handle.clone());
     let watch = Watch {
         client,
         scope: options.installation.scope(&options.release_namespace),
@@ -290,7 +322,14 @@ pub async fn run(
     let admin = Listening {
         listener: admin_listener,
         // What is stuck in a bridge ends it: see `Parts`.
-        app: admin::router(registry, Arc::new(|| None), readiness(&state), refresh(&state)),
+        app: admin::router(
+            registry,
+            Arc::new(|| None),
+            readiness(&state),
+            noted(&state),
+            refresh(&state),
+        )
+        .merge(told),
         bounds: Bounds::default(),
         trusted: None,
         tls: None,
@@ -336,6 +375,7 @@ pub async fn run(
     };
     parts.spawn("reload", reload.run(halt.clone()));
     parts.spawn("watch", watch.run(snapshot, halt.clone()));
+    parts.spawn("lineage", comparison.run(halt.clone()));
     parts.spawn("public listener", public.serve(listeners_end.clone()));
     parts.spawn("internal listener", internal.serve(listeners_end.clone()));
     let messages = Listening {
@@ -409,6 +449,11 @@ impl Parts {
 fn readiness(state: &Arc<State>) -> admin::Readiness {
     let state = state.clone();
     Arc::new(move || state.missing())
+}
+
+fn noted(state: &Arc<State>) -> admin::Readiness {
+    let state = state.clone();
+    Arc::new(move || state.noted())
 }
 
 fn refresh(state: &Arc<State>) -> Arc<dyn Fn() + Send + Sync> {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{
+    lineage::Lineage,
     refusing::Refusing,
     routes::{Route, RouteTable},
     secrets::Secrets,
@@ -31,6 +32,7 @@ use crate::{
     keys::Keys,
     server::{ClientHeader, Throttle},
     telemetry::BridgeMetrics,
+    words::counted,
 };
 
 /// Shared state of the bridge.
@@ -45,6 +47,7 @@ pub(super) struct State {
     pub leaving: Leaving,
     pub secrets: Secrets,
     pub journal: Journal,
+    pub lineage: Lineage,
     pub metrics: BridgeMetrics,
     pub health: Health,
     /// Whether the watches stand.
@@ -170,6 +173,8 @@ pub(super) struct Health {
     pub definition_missing: AtomicBool,
     /// The bridge is stopping: no new calls, please.
     pub draining: Arc<AtomicBool>,
+    /// Messages of runs before that may not be delivered yet.
+    pub withheld: AtomicUsize,
     /// Messages that the journal did not take.
     pub refusing: Mutex<Refusing>,
 }
@@ -187,6 +192,18 @@ impl Health {
         let why = definition.then(|| Installed::Missing.message()).flatten();
         let why = why.unwrap_or_else(|| "waiting for the API server's list of WhatsAppChannels".to_owned());
         Some(format!("no routes yet: {why}"))
+    }
+}
+
+impl State {
+    /// What a person should know of a bridge that is ready all the same.
+    pub fn noted(&self) -> Option<String> {
+        let withheld = self.health.withheld.load(Ordering::Relaxed);
+        let why = match self.lineage.verdict() {
+            None => "until the cluster's record of the journal can be read",
+            Some(_) => "for a person, because the journal was restored or copied: see \"messages journal\"",
+        };
+        (withheld > 0).then(|| format!("{} of before this start wait {why}", counted(withheld, "message")))
     }
 }
 

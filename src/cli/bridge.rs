@@ -10,6 +10,7 @@ use super::{Common, runtime, signals};
 use crate::{
     bridge::{self, AuditLog, Options},
     cluster,
+    lineage::DEFAULT_RECORD,
 };
 
 #[derive(Debug, Args)]
@@ -26,6 +27,10 @@ pub(super) struct Bridge {
     /// The volume of the journal: what an accepted message survives a crash on
     #[arg(long, value_name = "DIR", default_value = "/var/lib/aura-whatsapp-operator")]
     data_dir: PathBuf,
+    /// The ConfigMap in the release's namespace in which the controller records how far the journal has got: a journal that
+    /// is older, restored or copied, sends nothing of what it held before a person says so
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_RECORD)]
+    journal_record: String,
     /// Where Kernel's webhook calls arrive
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     public_listen: SocketAddr,
@@ -63,6 +68,7 @@ impl Bridge {
                 release_namespace: self.common.namespace,
                 installation_key: self.installation_key,
                 data_dir: self.data_dir,
+                journal_record: self.journal_record,
                 public: self.public_listen,
                 internal: self.internal_listen,
                 admin: self.admin_listen,

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use clap::Args;
+use url::Url;
 
 use super::{Common, runtime, signals};
 use crate::{
     api::Period,
     cluster,
-    controller::{self, DEFAULT_INSTALLATION_KEY, Options, Timing},
+    controller::{self, Asks, DEFAULT_INSTALLATION_KEY, Options, Timing},
+    lineage::DEFAULT_RECORD,
 };
 
 #[derive(Debug, Args)]
@@ -32,6 +34,16 @@ pub(super) struct Controller {
     /// How often the leader renews the Lease, and how often the others look at it
     #[arg(long, value_name = "DURATION", default_value = "2s")]
     lease_retry_period: Period,
+    /// The bridge's admin listener, such as http://aura-whatsapp-operator-bridge-0.aura-whatsapp-operator-bridge:9090: it is
+    /// asked how each channel delivers, and how far its journal has got. Without it, no condition Delivering is written and no journal recorded
+    #[arg(long, value_name = "URL")]
+    bridge_url: Option<Url>,
+    /// How often the bridge is asked. A condition changes after two answers that are alike, or twelve if it gets better
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    bridge_every: Period,
+    /// The ConfigMap in the release's namespace in which is recorded how far the bridge's journal has got
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_RECORD)]
+    journal_record: String,
     /// Where /healthz, /readyz and /metrics are served
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     admin_listen: SocketAddr,
@@ -44,6 +56,7 @@ impl Controller {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let installation = self.common.start()?;
         let key_settle = self.installation_key_settle.parse()?;
+        let bridge_every = self.bridge_every.parse()?;
         let lease = Timing::new(
             self.lease_duration.parse()?,
             self.lease_renew_deadline.parse()?,
@@ -61,6 +74,11 @@ impl Controller {
                 installation_key: self.installation_key_secret,
                 key_settle,
                 lease,
+                bridge: Asks {
+                    url: self.bridge_url,
+                    every: bridge_every,
+                    record: self.journal_record,
+                },
                 admin: self.admin_listen,
                 concurrency: self.concurrency,
             };

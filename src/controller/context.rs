@@ -33,6 +33,7 @@ use crate::{
     kernel::{self, KernelError},
     keys::Keys,
     telemetry::ControllerMetrics,
+    words::counted,
 };
 
 /// How long a pass waits for every scope's list: one that can't be listed must not stop the others for ever.
@@ -583,6 +584,22 @@ impl Context {
             reason: reason.to_owned(),
             note,
         });
+    }
+
+    /// The bridge's journal is another than the one that was recorded, which had so many messages that were not settled.
+    pub fn journal_is_another(&self, pending: u64) {
+        let note = format!(
+            "the bridge's journal is another than the one recorded: restored, copied or new. The one recorded had {} \
+             pending; what \"messages journal\" shows as withheld waits for a person, the rest is lost or was delivered",
+            counted(usize::try_from(pending).unwrap_or(usize::MAX), "message")
+        );
+        tracing::warn!(pending, "{note}");
+        self.tell(EventType::Warning, "JournalChanged", note);
+    }
+
+    /// The release's namespace.
+    pub fn release_namespace(&self) -> &str {
+        self.about.namespace.as_deref().unwrap_or_default()
     }
 
     /// The configuration's file can't be used.

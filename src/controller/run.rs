@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    bridge::{self, Asks},
     collector::Channels,
     context::{Context, Parts},
     events::Events,
@@ -48,6 +49,8 @@ pub struct Options {
     pub key_settle: Duration,
     /// The times of the leader election.
     pub lease: Timing,
+    /// How the bridge is asked.
+    pub bridge: Asks,
     /// Health and metrics.
     pub admin: SocketAddr,
     /// Reconciliations at once, at least.
@@ -117,7 +120,7 @@ pub async fn run(
     let refresh = refresh(channels.clone(), watches);
     let listening = Listening {
         listener,
-        app: admin::router(registry, healthy, ready, refresh),
+        app: admin::router(registry, healthy, ready, Arc::new(|| None), refresh),
         bounds: Bounds::default(),
         trusted: None,
         tls: None,
@@ -301,6 +304,10 @@ async fn control(
     }
     part("round of a new leader", lead(context.clone()).boxed());
     part("probing of environments", probes(context.clone()).boxed());
+    part(
+        "asking of the bridge",
+        bridge::follow(context.clone(), options.bridge.clone()).boxed(),
+    );
     let (config, key) = (
         follow_config(context.clone(), options.clone()),
         follow_key(context.clone(), options.clone()),

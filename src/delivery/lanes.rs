@@ -285,6 +285,7 @@ impl Lanes {
             lanes: self.backlog.lane_count(),
             under_way: self.places.taken,
             parked: self.parked.len(),
+            withheld: 0,
             open_channels: self.open_channels,
             open_environments: gates.filter(|gate| gate.is_open()).count(),
         }

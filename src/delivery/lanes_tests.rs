@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     ContactKey, DRAIN, Dropped, Effect, Ended, Event, FOREVER, Failure, Item, LaneKey, Lanes, Limits,
-    Message, RequestId, Settings,
+    Message, RequestId, Settings, Standing,
     backoff::{Backoff, Retries},
     reason,
 };
@@ -867,4 +867,24 @@ fn the_lane_of_an_ended_message_is_told_as_it_was() {
     m.delivers(seq);
     m.begins();
     assert_eq!(m.lane(seq), lane(Direction::ToKernel, 2, 7));
+}
+
+#[test]
+fn what_of_a_channel_is_not_as_usual_is_told_and_no_longer_when_it_is() {
+    let mut m = Machine::new(limits());
+    assert_eq!(m.lanes.standing(m.now), Standing::default());
+    m.serves(1, |settings| settings.held_until_ms = Some(FOREVER));
+    let blocked = m.answers(2, 1, 0);
+    m.begins();
+    m.ends(blocked, Ended::Blocked);
+    m.lanes.unroutable(channel(3), m.now);
+    let standing = m.lanes.standing(m.now);
+    assert_eq!(
+        (standing.held, standing.blocked, standing.unrouted),
+        (vec![channel(1)], vec![channel(2)], vec![channel(3)])
+    );
+    (1..=3).for_each(|n| m.serves(n, |_| {}));
+    let probe = m.begins();
+    m.delivers(probe[0]);
+    assert_eq!(m.lanes.standing(m.now), Standing::default());
 }

@@ -24,9 +24,11 @@ mod runner;
 #[cfg(test)]
 mod runner_tests;
 mod serve;
+mod standing;
 mod timers;
 mod types;
 mod waiting;
+mod withheld;
 
 pub use self::{
     channels::DRAIN,
@@ -34,8 +36,10 @@ pub use self::{
     lanes::Lanes,
     people::Dropped,
     runner::{Deliver, Runner, RunnerHandle},
+    standing::Standing,
     types::{
         Attempt, Effect, Ended, Event, FOREVER, Failure, Item, Limits, Message, Place, Settings, Stats,
         reason,
     },
+    withheld::OfChannel,
 };

@@ -23,7 +23,9 @@ use super::{
     lanes::Lanes,
     people::Dropped,
     reports::Reports,
+    standing::Standing,
     types::{Attempt, Effect, Ended, Event, Failure, Item, Limits, Message, Place, Report, Settings, Stats},
+    withheld::{OfChannel, Withheld, in_order},
 };
 use crate::{
     api::ChannelId,
@@ -60,6 +62,10 @@ enum News {
     Unpark(LaneKey, oneshot::Sender<bool>),
     Retry(LaneKey, oneshot::Sender<bool>),
     Drop(Seq, oneshot::Sender<Dropped>),
+    Judged(bool),
+    Release(OfChannel, oneshot::Sender<Vec<Seq>>),
+    GiveUp(OfChannel, oneshot::Sender<Vec<Seq>>),
+    Standing(oneshot::Sender<Standing>),
 }
 
 /// The task that delivers.
@@ -68,6 +74,7 @@ pub struct Runner<D> {
     deliver: Arc<D>,
     lanes: Lanes,
     reports: Reports<D>,
+    withheld: Withheld,
     accepted: mpsc::UnboundedReceiver<Pending>,
     news: mpsc::UnboundedReceiver<News>,
     tasks: JoinSet<Done>,
@@ -84,6 +91,8 @@ enum Done {
     Noted,
 }
 
+/// Messages that are given up at once: each end is a task until it is recorded.
+const GIVEN_UP_AT_ONCE: usize = 1000;
 /// How long to wait before a record that failed is written again.
 const RECORD_AGAIN: Duration = Duration::from_secs(1);
 
@@ -128,6 +137,26 @@ impl RunnerHandle {
         self.ask(|answer| News::Drop(seq, answer)).await
     }
 
+    /// Whether what the journal held when it was opened may be delivered: it is the cluster's journal, or not.
+    pub fn judged(&self, is_trusted: bool) {
+        let _ = self.news.send(News::Judged(is_trusted));
+    }
+
+    /// A person lets withheld messages go on; if all, also those that wait for the judgement. Says which.
+    pub async fn release(&self, of: OfChannel) -> Option<Vec<Seq>> {
+        self.ask(|answer| News::Release(of, answer)).await
+    }
+
+    /// A person gives messages up that a judged journal withholds: as many at once as may be. Says which.
+    pub async fn give_up(&self, of: OfChannel) -> Option<Vec<Seq>> {
+        self.ask(|answer| News::GiveUp(of, answer)).await
+    }
+
+    /// What of each channel is not as usual.
+    pub async fn standing(&self) -> Option<Standing> {
+        self.ask(News::Standing).await
+    }
+
     async fn ask<T>(&self, news: impl FnOnce(oneshot::Sender<T>) -> News) -> Option<T> {
         let (answer, answered) = oneshot::channel();
         self.news.send(news(answer)).ok()?;
@@ -150,11 +179,9 @@ impl<D: Deliver> Runner<D> {
         for lane in journal.parked() {
             lanes.was_parked(lane.into(), Duration::ZERO);
         }
-        // What left before its turn may have arrived: it must not come again behind what was accepted before it.
-        let (begun, rest): (Vec<&Pending>, Vec<_>) = pending.iter().partition(|pending| pending.note.begun);
         let mut reports = Reports::new(journal.clone(), deliver.clone());
-        for pending in begun.into_iter().chain(rest) {
-            if let Some(pending) = reports.accepted(*pending, true) {
+        for pending in in_order(pending.to_vec()) {
+            if let Some(pending) = reports.accepted(pending, true) {
                 lanes.accepted(message(&pending, true), Duration::ZERO);
             }
         }
@@ -163,12 +190,21 @@ impl<D: Deliver> Runner<D> {
             deliver,
             lanes,
             reports,
+            withheld: Withheld::default(),
             accepted,
             news,
             tasks: JoinSet::new(),
             start: Instant::now(),
         };
         (runner, RunnerHandle { news: sender })
+    }
+
+    /// Has what the journal held when it was opened wait until the journal is judged; those of `is_held` for a person, as a
+    /// run before has judged.
+    #[must_use]
+    pub fn withholding(mut self, pending: Vec<Pending>, is_held: impl Fn(&Pending) -> bool) -> Self {
+        self.withheld = Withheld::new(pending, is_held);
+        self
     }
 
     /// Delivers until told to stop; then lets what is under way end, at most for `grace`.
@@ -178,7 +214,12 @@ impl<D: Deliver> Runner<D> {
                 self.start_effect(effect);
             }
             self.reports.wake(self.start.elapsed());
-            self.deliver.shows(self.lanes.stats());
+            let stats = self.lanes.stats();
+            self.deliver.shows(Stats {
+                queued: stats.queued + self.withheld.len(),
+                withheld: self.withheld.len(),
+                ..stats
+            });
             let wakes = [self.lanes.next_wake(), self.reports.next_wake()];
             let wake = wakes.into_iter().flatten().min().map(|at| self.start + at);
             tokio::select! {
@@ -187,7 +228,9 @@ impl<D: Deliver> Runner<D> {
                 () = stop.cancelled() => break,
                 Some(news) = self.news.recv() => self.hear(news),
                 Some(pending) = self.accepted.recv() => {
-                    if let Some(pending) = self.reports.accepted(pending, false) {
+                    if !self.withheld.takes(&pending)
+                        && let Some(pending) = self.reports.accepted(pending, false)
+                    {
                         self.lanes.accepted(message(&pending, false), self.start.elapsed());
                     }
                 }
@@ -227,13 +270,56 @@ impl<D: Deliver> Runner<D> {
             News::Unpark(lane, answer) => drop(answer.send(self.lanes.unpark(lane, now))),
             News::Retry(lane, answer) => drop(answer.send(self.lanes.retry_now(lane, now))),
             News::Drop(seq, answer) => {
-                let dropped = match self.lanes.drop_message(seq, now) {
-                    Dropped::NotFound => self.drop_report(seq),
-                    found => found,
+                let dropped = match self.withheld.take_one(seq) {
+                    Some(pending) => {
+                        self.give_up(&pending, now);
+                        Dropped::Now
+                    }
+                    None => match self.lanes.drop_message(seq, now) {
+                        Dropped::NotFound => self.drop_report(seq),
+                        found => found,
+                    },
                 };
                 let _ = answer.send(dropped);
             }
+            News::Judged(is_trusted) => {
+                let go_on = if is_trusted {
+                    self.withheld.trusted()
+                } else {
+                    self.withheld.distrusted()
+                };
+                self.go_on(&go_on, now);
+            }
+            News::Release(of, answer) => {
+                let go_on = self.withheld.release(of);
+                self.go_on(&go_on, now);
+                drop(answer.send(seqs(&go_on)));
+            }
+            News::GiveUp(of, answer) => {
+                let room = GIVEN_UP_AT_ONCE.saturating_sub(self.lanes.aside);
+                let given_up = self.withheld.take(of, room);
+                given_up.iter().for_each(|pending| self.give_up(pending, now));
+                drop(answer.send(seqs(&given_up)));
+            }
+            News::Standing(answer) => drop(answer.send(Standing {
+                withheld: self.withheld.held(),
+                unjudged: self.withheld.unjudged(),
+                ..self.lanes.standing(now)
+            })),
         }
+    }
+
+    /// Messages that were withheld are tried as if the process had just started.
+    fn go_on(&mut self, messages: &[Pending], now: Duration) {
+        for pending in messages {
+            self.lanes.accepted(message(pending, true), now);
+        }
+    }
+
+    fn give_up(&mut self, pending: &Pending, now: Duration) {
+        self.lanes.at(now);
+        self.lanes
+            .settle_aside(pending.seq, LaneKey::of(&pending.address), dropped());
     }
 
     fn take_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
@@ -366,6 +452,10 @@ impl<D: Deliver> Runner<D> {
             Done::Noted
         });
     }
+}
+
+fn seqs(messages: &[Pending]) -> Vec<Seq> {
+    messages.iter().map(|message| message.seq).collect()
 }
 
 /// Records that a message leaves before its turn.

@@ -432,3 +432,127 @@ async fn statuses_that_wait_are_found_again_by_the_next_run() {
     assert_eq!(next.script.placed.lock().unwrap().len(), 1);
     next.stops().await;
 }
+
+fn all(seqs: &[Seq], how: &str) -> Vec<(Seq, String)> {
+    seqs.iter().map(|seq| (*seq, how.to_owned())).collect()
+}
+
+/// A journal in which a run before has left these, each of a conversation of its own, and the bridge that finds it so.
+async fn found(contacts: &[&str]) -> (Vec<Seq>, Bridge) {
+    let before = Bridge::start((0..100).map(|_| Ended::Blocked));
+    let mut seqs = Vec::new();
+    for (id, contact) in contacts.iter().enumerate() {
+        let id = u8::try_from(id).unwrap();
+        seqs.push(before.accepts(Direction::ToKernel, contact, 0, id).await);
+    }
+    let journal = before.journal.clone();
+    before.stops().await;
+    let mut pending = Vec::new();
+    for seq in &seqs {
+        let entry = journal.read(*seq).await.unwrap();
+        pending.push(Pending {
+            seq: *seq,
+            address: entry.address,
+            accepted_at_ms: entry.accepted_at_ms,
+            request: entry.request,
+            note: entry.note,
+            replayed: entry.replayed,
+            origin: entry.origin,
+        });
+    }
+    (seqs, Bridge::start_withholding(journal, pending))
+}
+
+impl Bridge {
+    fn start_withholding(journal: Journal, pending: Vec<Pending>) -> Self {
+        let script = Arc::new(Script::default());
+        let accepted = journal.committed();
+        let (runner, handle) = Runner::new(journal.clone(), script.clone(), limits(), &[], accepted);
+        let runner = runner.withholding(pending, |_| false);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(runner.run(stop.clone(), Duration::from_secs(1)));
+        handle.serves(channel(1), settings());
+        Self {
+            journal,
+            script,
+            handle,
+            stop,
+            task,
+        }
+    }
+
+    fn withheld(&self) -> usize {
+        self.script.stats.lock().unwrap().withheld
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_journal_held_waits_until_it_is_judged_and_only_its_own_conversations_with_it() {
+    let (old, bridge) = found(&["a", "b"]).await;
+    let behind = bridge.accepts(Direction::ToKernel, "a", 0, 50).await;
+    let other = bridge.accepts(Direction::ToKernel, "c", 0, 51).await;
+    assert_eq!(bridge.ended(1).await, all(&[other], "Delivered"));
+    tokio::time::sleep(Duration::from_secs(7200)).await;
+    assert_eq!(
+        bridge.script.attempts.lock().unwrap().len(),
+        1,
+        "and nothing else"
+    );
+    assert_eq!(
+        (bridge.withheld(), bridge.script.stats.lock().unwrap().queued),
+        (3, 3)
+    );
+    bridge.handle.judged(true);
+    let mut ended = bridge.ended(4).await.split_off(1);
+    let place = |seq: Seq| ended.iter().position(|(ended, _)| *ended == seq);
+    assert!(place(old[0]) < place(behind), "in order: {ended:?}");
+    ended.sort();
+    assert_eq!(ended, all(&[old[0], old[1], behind], "Delivered"));
+    bridge.stops().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_rewound_journal_only_what_is_new_is_delivered_until_a_person_has_decided() {
+    let (old, bridge) = found(&["a", "b", "c"]).await;
+    let behind = bridge.accepts(Direction::ToKernel, "a", 0, 50).await;
+    bridge.handle.judged(false);
+    let after = bridge.accepts(Direction::ToKernel, "a", 0, 51).await;
+    assert_eq!(bridge.ended(2).await, all(&[behind, after], "Delivered"));
+    tokio::time::sleep(Duration::from_secs(7200)).await;
+    assert_eq!(bridge.script.attempts.lock().unwrap().len(), 2);
+    let standing = bridge.handle.standing().await.unwrap();
+    assert_eq!(standing.withheld, [(channel(1), 3)].into());
+
+    assert_eq!(bridge.handle.drop_message(old[0]).await, Some(Dropped::Now));
+    assert_eq!(bridge.ended(3).await[2], (old[0], reason::DROPPED.to_owned()));
+    assert_eq!(
+        bridge.handle.release(Some(channel(2))).await,
+        Some(vec![]),
+        "another's"
+    );
+    assert_eq!(
+        bridge.handle.release(Some(channel(1))).await,
+        Some(old[1..].to_vec())
+    );
+    let mut ended = bridge.ended(5).await.split_off(3);
+    ended.sort();
+    assert_eq!(ended, all(&old[1..], "Delivered"), "whatever their age");
+    assert_eq!(bridge.handle.standing().await.unwrap().withheld, [].into());
+    bridge.stops().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn withheld_messages_that_a_person_gives_up_become_dead_letters_within_bounds() {
+    let (old, bridge) = found(&["a", "b"]).await;
+    bridge.handle.judged(false);
+    assert_eq!(bridge.handle.give_up(None).await, Some(old.clone()));
+    let mut ended = bridge.ended(2).await;
+    ended.sort();
+    assert_eq!(ended, all(&old, reason::DROPPED));
+    assert_eq!(bridge.handle.give_up(None).await, Some(vec![]));
+    assert_eq!(bridge.journal.stats().dead_letters, 2);
+    let new = bridge.accepts(Direction::ToKernel, "a", 0, 50).await;
+    assert_eq!(bridge.ended(3).await[2], (new, "Delivered".to_owned()));
+    assert_eq!(bridge.script.stats.lock().unwrap().queued, 0);
+    bridge.stops().await;
+}

@@ -269,6 +269,8 @@ pub struct Stats {
     pub under_way: usize,
     /// Conversations' directions that are held for a person.
     pub parked: usize,
+    /// Messages of runs before this one that may not be tried yet: see `withheld`.
+    pub withheld: usize,
     /// Channels' directions whose circuit is open.
     pub open_channels: usize,
     /// Environments' directions whose circuit is open.

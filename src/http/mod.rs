@@ -20,6 +20,14 @@ pub fn client(connect_timeout: Duration) -> Result<Client, reqwest::Error> {
     builder(connect_timeout).build()
 }
 
+/// The same for what is in the cluster: no proxy stands in between, whatever the environment says.
+///
+/// # Errors
+/// When TLS can't be set up.
+pub fn direct_client(connect_timeout: Duration) -> Result<Client, reqwest::Error> {
+    builder(connect_timeout).no_proxy().build()
+}
+
 /// The same, with a certificate of its own, and with those who may have signed the other side's where they are named.
 ///
 /// # Errors

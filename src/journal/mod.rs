@@ -57,9 +57,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::lineage::Mark;
+
 pub use self::erase::{Erased, Whose};
 pub use self::error::{AppendError, OpenError, ReadError};
-use self::format::{Head, Record, decode_record};
+use self::format::{Head, Link, Record, decode_record};
 use self::group::{Answer, Command, fits};
 use self::ids::{RunDirectory, RunStorage};
 use self::keeper::Keeper;
@@ -465,6 +467,26 @@ impl Journal {
         }
     }
 
+    /// How far it had got when it was opened.
+    pub fn found(&self) -> Mark {
+        mark(self.shared.found)
+    }
+
+    /// How far it has got: all up to there is synced, and every commit moves it on.
+    pub fn mark(&self) -> Mark {
+        mark(self.shared.counters().end)
+    }
+
+    /// The number that the next message gets.
+    pub fn next_seq(&self) -> Seq {
+        Seq(self.shared.state().next_seq())
+    }
+
+    /// Gives no message a number below this one from now on. It outlives a restart from the next commit on.
+    pub fn never_reuse_below(&self, seq: Seq) {
+        self.shared.state().never_reuse_below(seq.0);
+    }
+
     /// The time by which things may expire, ms since the epoch: behind the wall clock for an hour after a jump.
     pub fn expiry_ms(&self) -> u64 {
         self.shared.expiry_ms()
@@ -512,6 +534,13 @@ impl Journal {
                     .take();
             }
         }
+    }
+}
+
+fn mark(end: Link) -> Mark {
+    Mark {
+        segment: end.number,
+        bytes: end.len,
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::format::Link;
+
 /// The longest contact, in bytes.
 pub const MAX_CONTACT_BYTES: usize = 64;
 /// The longest trace (what a message carries of the exchange that it belongs to) that is kept, in bytes; a longer one is
@@ -498,4 +500,6 @@ pub(super) struct Counters {
     pub failed_commits: u64,
     pub last_sync: Duration,
     pub failing: bool,
+    /// The end of what is synced.
+    pub end: Link,
 }

@@ -32,6 +32,8 @@ const KEPT_BUFFER_BYTES: usize = 4 << 20;
 /// Memory that the writer changes and handles read.
 pub(super) struct Shared {
     state: Mutex<State>,
+    /// The end of what the files held when they were opened.
+    pub found: Link,
     counters: Mutex<Counters>,
     /// The time by which things may expire, as of the last commit, ms.
     expiry_ms: AtomicU64,
@@ -168,9 +170,14 @@ impl Writer {
             discard,
         } = recover(&*storage, &mut ids)?;
         let clock = ExpiryClock::new(state.newest_ms());
+        let counters = Counters {
+            end: last,
+            ..Counters::default()
+        };
         let shared = Shared {
             state: Mutex::new(state),
-            counters: Mutex::default(),
+            found: last,
+            counters: Mutex::new(counters),
             expiry_ms: AtomicU64::new(0),
             ids: AtomicU64::new(ids.count()),
             feed: Mutex::default(),
@@ -356,6 +363,7 @@ impl Writer {
                 counters.committed_records += records.len() as u64;
                 counters.last_sync = took;
                 counters.failing = false;
+                counters.end = self.last;
                 drop(counters);
                 (self.surroundings.on_commit)(records.len(), took);
                 self.apply(records, &places);

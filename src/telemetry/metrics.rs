@@ -92,6 +92,9 @@ pub struct BridgeMetrics {
     certificate_stale: Family<ByListener, Gauge>,
     overtakes: Family<ByChannel, Counter>,
     held_conversations: Gauge,
+    withheld: Gauge,
+    journal_judged: Gauge,
+    journal_rewound: Gauge,
     circuits_open: Family<OfKind, Gauge>,
     under_way: Gauge,
     /// Routable channels.
@@ -131,6 +134,12 @@ pub struct ControllerMetrics {
     kernel_call_seconds: Family<OfOperation, Histogram>,
     /// Status writes.
     pub status_writes: Counter,
+    /// Writes of a condition Delivering.
+    pub delivering_writes: Counter,
+    /// Writes of the record of the journal.
+    pub journal_record_writes: Counter,
+    /// Whether the bridge answers.
+    pub bridge_up: Gauge,
     /// Deletions that left Kernel's webhook behind.
     pub cleanups_skipped: Counter,
     /// Events that were not published because too many waited.
@@ -392,6 +401,9 @@ impl BridgeMetrics {
             certificate_stale: Family::default(),
             overtakes: Family::default(),
             held_conversations: Gauge::default(),
+            withheld: Gauge::default(),
+            journal_judged: Gauge::default(),
+            journal_rewound: Gauge::default(),
             circuits_open: Family::default(),
             under_way: Gauge::default(),
             routes: Gauge::default(),
@@ -480,6 +492,21 @@ impl BridgeMetrics {
             "held_conversations",
             "Directions of conversations that are held for a person",
             m.held_conversations,
+        );
+        inner.register(
+            "withheld_messages",
+            "Messages of before this start that are not delivered until the journal is judged, or a person decides",
+            m.withheld,
+        );
+        inner.register(
+            "journal_judged",
+            "1: the journal was compared with the cluster's record of it; 0: the record can't be read",
+            m.journal_judged,
+        );
+        inner.register(
+            "journal_rewound",
+            "1: at this start the journal was found to be restored or copied",
+            m.journal_rewound,
         );
         inner.register(
             "delivery_circuits_open",
@@ -631,6 +658,7 @@ impl BridgeMetrics {
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         self.held_conversations.set(gauge(stats.parked));
         self.under_way.set(gauge(stats.under_way));
+        self.withheld.set(gauge(stats.withheld));
         for (kind, open) in [
             ("channel", stats.open_channels),
             ("environment", stats.open_environments),
@@ -639,6 +667,12 @@ impl BridgeMetrics {
                 .get_or_create(&OfKind { kind })
                 .set(gauge(open));
         }
+    }
+
+    /// The journal was compared with the cluster's record of it.
+    pub fn journal_is_judged(&self, is_rewound: bool) {
+        self.journal_judged.set(1);
+        self.journal_rewound.set(i64::from(is_rewound));
     }
 
     /// An attempt of a routed channel ended.
@@ -690,6 +724,9 @@ impl ControllerMetrics {
                 Histogram::new(exponential_buckets(0.005, 2.0, 13))
             }),
             status_writes: Counter::default(),
+            delivering_writes: Counter::default(),
+            journal_record_writes: Counter::default(),
+            bridge_up: Gauge::default(),
             cleanups_skipped: Counter::default(),
             events_dropped: Counter::default(),
             reconcile_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
@@ -720,6 +757,21 @@ impl ControllerMetrics {
             m.kernel_call_seconds,
         );
         inner.register("status_writes", "Writes of a channel's status", m.status_writes);
+        inner.register(
+            "delivering_writes",
+            "Writes of a channel's condition Delivering",
+            m.delivering_writes,
+        );
+        inner.register(
+            "journal_record_writes",
+            "Writes of the record of the bridge's journal",
+            m.journal_record_writes,
+        );
+        inner.register(
+            "bridge_up",
+            "1: the bridge answers this leader; 0: it does not, or nobody asks",
+            m.bridge_up,
+        );
         inner.register(
             "cleanups_skipped",
             "Deletions that left Kernel's webhook behind",

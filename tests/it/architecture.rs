@@ -31,12 +31,16 @@ const PURE: &[&str] = &[
     "src/delivery/pace.rs",
     "src/delivery/people.rs",
     "src/delivery/serve.rs",
+    "src/delivery/standing.rs",
+    "src/delivery/withheld.rs",
+    "src/lineage.rs",
     "src/delivery/timers.rs",
     "src/delivery/types.rs",
     "src/delivery/waiting.rs",
     "src/controller/circuit.rs",
     "src/controller/contest.rs",
     "src/controller/decide.rs",
+    "src/controller/delivering.rs",
     "src/controller/limit.rs",
     "src/controller/roster.rs",
     "src/controller/object_key.rs",
@@ -63,6 +67,7 @@ const PURE: &[&str] = &[
     "src/bridge/auth.rs",
     "src/bridge/entry.rs",
     "src/bridge/issued.rs",
+    "src/bridge/lineage/kept.rs",
     "src/bridge/trail.rs",
     "src/bridge/statuses/decide.rs",
     "src/bridge/messages/view.rs",
@@ -126,6 +131,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "src/journal",
         &["crate::api", "crate::bridge", "crate::delivery", "crate::kernel"],
+    ),
+    // What both roles agree on knows neither.
+    (
+        "src/lineage.rs",
+        &[
+            "crate::bridge",
+            "crate::controller",
+            "crate::journal",
+            "crate::api",
+        ],
     ),
     (
         "src/kernel",

@@ -289,10 +289,12 @@ fn copy(from: &Path, to: &Path) {
 #[tokio::test]
 async fn the_rendered_roles_are_the_shared_files() {
     let shared = |name: &str| {
-        read(format!("charts/aura-whatsapp-operator/files/rbac/{name}.yaml")).replace(
-            "INSTALLATION_KEY_SECRET",
-            "shop-aura-whatsapp-operator-installation-key",
-        )
+        read(format!("charts/aura-whatsapp-operator/files/rbac/{name}.yaml"))
+            .replace(
+                "INSTALLATION_KEY_SECRET",
+                "shop-aura-whatsapp-operator-installation-key",
+            )
+            .replace("JOURNAL_RECORD", "shop-aura-whatsapp-operator-journal")
     };
     let expected = |name: &str| parse(&shared(name));
     // Kind, namespace, name, rules: all that is granted, and to whom.
@@ -322,12 +324,14 @@ async fn the_rendered_roles_are_the_shared_files() {
         json!([kind, namespace, expected(rules), subjects]).to_string()
     };
     let key = line("Role", json!("release"), "controller-release", "controller");
+    let record = line("Role", json!("release"), "bridge-release", "bridge");
 
     let own = Render::example(SMALL).objects("release").await;
     assert_eq!(
         granted(&own),
         BTreeSet::from([
             key.clone(),
+            record.clone(),
             line("Role", json!("release"), "controller", "controller"),
             line("Role", json!("release"), "bridge", "bridge"),
         ])
@@ -340,6 +344,7 @@ async fn the_rendered_roles_are_the_shared_files() {
         granted(&named),
         BTreeSet::from([
             key.clone(),
+            record.clone(),
             line("Role", json!("a"), "controller", "controller"),
             line("Role", json!("a"), "bridge", "bridge"),
             line("Role", json!("b"), "controller", "controller"),
@@ -352,6 +357,7 @@ async fn the_rendered_roles_are_the_shared_files() {
         .await;
     let all_over = BTreeSet::from([
         key.clone(),
+        record.clone(),
         line("ClusterRole", Value::Null, "controller", "controller"),
         line("ClusterRole", Value::Null, "bridge", "bridge"),
     ]);
@@ -362,6 +368,7 @@ async fn the_rendered_roles_are_the_shared_files() {
         granted(&own),
         BTreeSet::from([
             key,
+            record,
             line("Role", json!("release"), "controller", "controller"),
             line("Role", json!("release"), "bridge", "bridge"),
             line("ClusterRole", Value::Null, "controller-finalizers", "controller"),
@@ -969,6 +976,8 @@ async fn no_service_leads_to_the_admin_port() {
         objects.the("Service", "wa-bridge-public")["spec"]["type"],
         "LoadBalancer"
     );
+    // The controller reaches the bridge by the name that the headless one gives its pod.
+    assert_eq!(objects.the("Service", "wa-bridge")["spec"]["clusterIP"], "None");
     // Aura's replies never face the internet.
     assert_eq!(
         objects.the("Service", "wa-bridge-internal")["spec"]["type"],

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use aura_whatsapp_operator::{api::conditions::Reason, config::Installation};
+use aura_whatsapp_operator::{
+    api::{Delivering, conditions::Reason},
+    config::Installation,
+};
 
 use crate::support::project;
 
@@ -20,6 +23,21 @@ fn every_reason_has_a_row_that_says_whether_it_stalls() {
             .unwrap_or_else(|| panic!("docs/reasons.md has no row for {reason}"));
         assert_eq!(row.contains("| yes |"), reason.is_stalled(), "{row}");
     }
+}
+
+#[test]
+fn every_reason_of_delivering_has_a_row_with_its_status() {
+    let page = read("docs/reasons.md");
+    let rows: Vec<&str> = Delivering::ALL
+        .iter()
+        .map(|one| {
+            let start = format!("| `{one}` | {} |", one.status());
+            let row = page.lines().find(|line| line.starts_with(&start));
+            row.unwrap_or_else(|| panic!("docs/reasons.md has no row {start}"))
+        })
+        .collect();
+    let order = rows.iter().map(|row| page.find(row));
+    assert!(order.is_sorted(), "the first that is so is told");
 }
 
 /// A reason that no test with a real cluster brings about could be one that nothing brings about.

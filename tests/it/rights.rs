@@ -1,10 +1,16 @@
 //! What each role may do in the cluster, with the chart's own rules: all that it needs, and no more.
 
+use aura_whatsapp_operator::lineage::DEFAULT_RECORD;
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
     coordination::v1::Lease,
+    core::v1::ConfigMap,
 };
-use kube::{Api, Client, Config, api::PostParams, config::Kubeconfig};
+use kube::{
+    Api, Client, Config,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+    config::Kubeconfig,
+};
 use serde_json::json;
 
 use crate::support::World;
@@ -37,6 +43,15 @@ async fn may(client: &Client, namespace: &str, verb: &str, group: &str, resource
         .allowed
 }
 
+/// Whether the record of the journal may be read, and whether another ConfigMap may.
+async fn may_read_config_maps(client: &Client, namespace: &str) -> (bool, bool) {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    (
+        maps.get_opt(DEFAULT_RECORD).await.is_ok(),
+        maps.get_opt("another").await.is_ok(),
+    )
+}
+
 /// A client with the rights of a role's ServiceAccount.
 pub async fn as_role(world: &World, account: &str) -> Client {
     let file = world.site.dir().join(format!("{account}.kubeconfig"));
@@ -63,6 +78,7 @@ async fn the_bridge_may_read_and_nothing_else() {
         );
     }
     assert!(may(&bridge, here, "get", "", "secrets").await);
+    assert_eq!(may_read_config_maps(&bridge, here).await, (true, false));
     for (verb, group, resource) in [
         ("patch", GROUP, "whatsappchannels"),
         ("update", GROUP, "whatsappchannels/status"),
@@ -119,8 +135,44 @@ async fn the_controller_may_report_and_not_write_a_spec_or_another_secret() {
             "{verb} {resource}"
         );
     }
+    assert_eq!(may_read_config_maps(&controller, here).await, (true, false));
     assert!(!may(&controller, "default", "get", "", "secrets").await);
     assert!(!may(&controller, "kube-system", "create", "", "secrets").await);
+}
+
+#[tokio::test]
+async fn the_journal_is_recorded_under_its_own_name_by_the_controller_alone() {
+    let world = World::start("record-rights").await;
+    let here = world.namespace.as_str();
+    let write = async |client: Client, name: &str| {
+        let maps: Api<ConfigMap> = Api::namespaced(client, here);
+        let map =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}});
+        let parameters = PatchParams::apply("a-test").force();
+        maps.patch(name, &parameters, &Patch::Apply(map)).await
+    };
+    let refused = |result: Result<ConfigMap, kube::Error>| matches!(result, Err(kube::Error::Api(status)) if status.is_forbidden());
+    let (controller, bridge) = (
+        as_role(&world, "aura-whatsapp-controller").await,
+        as_role(&world, "aura-whatsapp-bridge").await,
+    );
+    assert!(refused(write(bridge.clone(), DEFAULT_RECORD).await));
+    assert!(refused(write(controller.clone(), "another").await));
+    // The creation is bound to the name as well, which `create` alone could not be.
+    assert_eq!(
+        write(controller.clone(), DEFAULT_RECORD)
+            .await
+            .unwrap()
+            .data
+            .unwrap()["a"],
+        "b"
+    );
+    let maps: Api<ConfigMap> = Api::namespaced(controller, here);
+    assert!(
+        maps.delete(DEFAULT_RECORD, &DeleteParams::default())
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test]

@@ -53,6 +53,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- default (printf "%s-installation-key" (include "aura-whatsapp-operator.fullname" .)) .Values.installationKey.secretName }}
 {{- end }}
 
+{{/* The ConfigMap in which the controller records how far the journal has got; made by it, and kept at an uninstall. */}}
+{{- define "aura-whatsapp-operator.journalRecord" -}}
+{{- printf "%s-journal" (include "aura-whatsapp-operator.fullname" .) }}
+{{- end }}
+
 {{- define "aura-whatsapp-operator.image" -}}
 {{- if .Values.image.digest }}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest }}

@@ -5,7 +5,7 @@
 use std::future::Future;
 
 use crate::{
-    delivery::{Dropped, RunnerHandle},
+    delivery::{Dropped, OfChannel, RunnerHandle, Standing},
     journal::{AppendError, Journal, Lane, Seq},
 };
 
@@ -19,6 +19,12 @@ pub(in crate::bridge) trait Desk: Clone + Send + Sync + 'static {
     fn retry(&self, lane: Lane) -> impl Future<Output = Result<(), AppendError>> + Send;
     /// A message that waits becomes a dead letter.
     fn give_up(&self, seq: Seq) -> impl Future<Output = Result<Dropped, AppendError>> + Send;
+    /// Withheld messages go on. Says which.
+    fn release_withheld(&self, of: OfChannel) -> impl Future<Output = Result<Vec<Seq>, AppendError>> + Send;
+    /// Withheld messages become dead letters, as many as may at once. Says which.
+    fn give_up_withheld(&self, of: OfChannel) -> impl Future<Output = Result<Vec<Seq>, AppendError>> + Send;
+    /// How the channels stand.
+    fn standing(&self) -> impl Future<Output = Result<Standing, AppendError>> + Send;
 }
 
 /// The journal and the delivery.
@@ -50,5 +56,17 @@ impl Desk for Hands {
 
     async fn give_up(&self, seq: Seq) -> Result<Dropped, AppendError> {
         self.runner.drop_message(seq).await.ok_or(AppendError::Closed)
+    }
+
+    async fn release_withheld(&self, of: OfChannel) -> Result<Vec<Seq>, AppendError> {
+        self.runner.release(of).await.ok_or(AppendError::Closed)
+    }
+
+    async fn give_up_withheld(&self, of: OfChannel) -> Result<Vec<Seq>, AppendError> {
+        self.runner.give_up(of).await.ok_or(AppendError::Closed)
+    }
+
+    async fn standing(&self) -> Result<Standing, AppendError> {
+        self.runner.standing().await.ok_or(AppendError::Closed)
     }
 }

@@ -10,6 +10,7 @@ mod carry;
 mod desk;
 mod erase;
 mod export;
+mod lineage;
 mod office;
 mod view;
 
@@ -68,6 +69,9 @@ pub(super) fn router<D: Desk>(office: Office<D>) -> Router {
         .route("/v1/lanes/park", post(park::<D>))
         .route("/v1/lanes/unpark", post(unpark::<D>))
         .route("/v1/lanes/retry", post(retry::<D>))
+        .route("/v1/journal", get(lineage::show::<D>))
+        .route("/v1/journal/release", post(lineage::release::<D>))
+        .route("/v1/journal/drop", post(lineage::give_up::<D>))
         .route("/v1/dead-letters/export", get(carry::export::<D>))
         .route("/v1/dead-letters/import", post(carry::import::<D>))
         .route("/v1/erase", post(erase::erase::<D>))

@@ -19,6 +19,7 @@ use crate::{
         state::{Shared, now_ms},
         trail::{IdDigest, What},
     },
+    delivery::OfChannel,
     journal::{Kept, Lane, Outcome, Seq, Wanted},
 };
 
@@ -134,6 +135,17 @@ impl<D: Desk> Office<D> {
         let seq = self.state.journal.replay(dead.seq).await?;
         self.state.trail().replayed(dead.seq, seq, now_ms());
         Ok(seq)
+    }
+
+    /// Releases what a journal that was restored or copied withholds: on disk first, so that it outlives a restart.
+    pub(super) async fn release(&self, of: OfChannel) -> Result<Vec<Seq>, Refused> {
+        let state = self.state.clone();
+        let written = tokio::task::spawn_blocking(move || state.lineage.release(of)).await;
+        written
+            .map_err(std::io::Error::other)
+            .flatten()
+            .map_err(|error| Refused::NotNow(format!("the journal's volume: {error}")))?;
+        Ok(self.desk.release_withheld(of).await?)
     }
 
     /// Drops a dead letter for good.

@@ -3,6 +3,7 @@
 mod client;
 mod erase;
 mod table;
+mod withheld;
 
 use std::{
     fmt::Write as _,
@@ -47,12 +48,17 @@ Examples:
   # A user wants to be forgotten
   echo +34600000001 | aura-whatsapp-operator messages erase --number - --because 'DSR-12' --yes
 
+  # The journal was restored from a backup: what does it withhold, and what becomes of it?
+  aura-whatsapp-operator messages journal
+  aura-whatsapp-operator messages drop --journal --because 'INC-79: they were delivered before' --yes
+  aura-whatsapp-operator messages release --journal --channel UUID --because 'INC-79' --yes
+
 A contact is named by the twelve hex digits that logs show. Every change says why (--because) and leaves a line in the
 bridge's audit log.
 
 Exit status:
   0  done, or shown
-  1  found: list shows a dead letter or a parked message; what was named is not there, or not in a state for it
+  1  found: list shows a dead letter or a parked message, journal shows withheld ones; what was named is not there, or not in a state for it
   2  not judged: the bridge can't be reached or has no room now, or the command line can't be understood";
 
 #[derive(Debug, Args)]
@@ -79,6 +85,10 @@ enum Command {
     Replay(Replay),
     /// Give messages up: a pending one becomes a dead letter, a dead letter goes for good
     Drop(Drop),
+    /// Whether the journal is the one that the cluster knows, and what it withholds if not
+    Journal,
+    /// Let messages go on that a restored or copied journal withholds, whatever their age
+    Release(Release),
     /// Hold one direction of a conversation: its messages are kept and not delivered
     Park(Hold),
     /// Let a conversation that is held go on
@@ -197,8 +207,33 @@ struct Replay {
 #[derive(Debug, Args)]
 struct Drop {
     /// The messages' numbers
-    #[arg(value_name = "SEQ", required = true)]
+    #[arg(
+        value_name = "SEQ",
+        required_unless_present = "journal",
+        conflicts_with = "journal"
+    )]
     seqs: Vec<u64>,
+    /// All that a restored or copied journal withholds: they become dead letters
+    #[arg(long)]
+    journal: bool,
+    /// Of those, the ones of this channel alone: its UUID
+    #[arg(long, value_name = "UUID", requires = "journal")]
+    channel: Option<String>,
+    #[command(flatten)]
+    because: Because,
+    /// Yes, also if they are several
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Debug, Args)]
+struct Release {
+    /// All that a restored or copied journal withholds, or that waits until it is known whether it is one
+    #[arg(long, required = true)]
+    journal: bool,
+    /// Of what it withholds, the ones of this channel alone: its UUID
+    #[arg(long, value_name = "UUID")]
+    channel: Option<String>,
     #[command(flatten)]
     because: Because,
     /// Yes, also if they are several
@@ -261,6 +296,8 @@ impl Messages {
                 Command::Trace(command) => command.run(&client).await,
                 Command::Replay(command) => command.run(&client).await,
                 Command::Drop(command) => command.run(&client).await,
+                Command::Journal => withheld::show(&client).await,
+                Command::Release(command) => command.run(&client).await,
                 Command::Park(command) => command.run(&client, "park").await,
                 Command::Unpark(command) => command.run(&client, "unpark").await,
                 Command::Retry(command) => command.run(&client, "retry").await,
@@ -504,7 +541,17 @@ async fn each(
 
 impl Drop {
     async fn run(self, client: &Client<'_>) -> Ran {
+        if self.journal {
+            let channel = self.channel.as_deref();
+            return withheld::give_up(client, channel, &self.because, self.yes).await;
+        }
         each(client, &self.seqs, "drop", "dropped", &self.because, self.yes).await
+    }
+}
+
+impl Release {
+    async fn run(self, client: &Client<'_>) -> Ran {
+        withheld::release(client, self.channel.as_deref(), &self.because, self.yes).await
     }
 }
 

@@ -8,6 +8,7 @@ mod disk;
 mod erase;
 mod faults;
 mod spares;
+mod standing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

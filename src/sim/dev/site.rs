@@ -27,6 +27,7 @@ use super::objects::{self, ObjectError};
 use crate::{
     api::crd,
     controller::DEFAULT_INSTALLATION_KEY,
+    lineage::DEFAULT_RECORD,
     sim::controlplane::{Child, Guard},
 };
 
@@ -37,6 +38,8 @@ const CONTROLLER_RELEASE_RULES: &str =
     include_str!("../../../charts/aura-whatsapp-operator/files/rbac/controller-release.yaml");
 const CONTROLLER_FINALIZERS_RULES: &str =
     include_str!("../../../charts/aura-whatsapp-operator/files/rbac/controller-finalizers.yaml");
+const BRIDGE_RELEASE_RULES: &str =
+    include_str!("../../../charts/aura-whatsapp-operator/files/rbac/bridge-release.yaml");
 const BRIDGE_RULES: &str = include_str!("../../../charts/aura-whatsapp-operator/files/rbac/bridge.yaml");
 
 /// The name of the environment that every site has.
@@ -189,6 +192,9 @@ pub struct Site {
     pub controller_admin: SocketAddr,
     /// Further arguments of the controller: `--concurrency` and the like. None unless set.
     pub controller_arguments: Vec<String>,
+    /// Whether the controller asks the bridge, as the chart has it do, and how often as its argument says it. `None`: it
+    /// does not, so that of what the API server is asked nothing is its doing.
+    pub asks_bridge_every: Option<&'static str>,
     /// How many seconds the bridge goes on when it is told to stop. None unless set: nobody has to be told here.
     pub drain: u64,
     /// A variable of the bridge's environment: what arms a failpoint. None unless set.
@@ -221,18 +227,17 @@ impl Site {
         let client = plan.client.clone();
         identity(&client, plan.release_namespace, CONTROLLER).await?;
         identity(&client, plan.release_namespace, BRIDGE).await?;
-        let release_rules =
-            CONTROLLER_RELEASE_RULES.replace("INSTALLATION_KEY_SECRET", DEFAULT_INSTALLATION_KEY);
         let release = plan.release_namespace;
-        grant(
-            &client,
-            release,
-            "aura-whatsapp-controller-release",
-            &release_rules,
-            release,
-            CONTROLLER,
-        )
-        .await?;
+        for (account, rules) in [
+            (CONTROLLER, CONTROLLER_RELEASE_RULES),
+            (BRIDGE, BRIDGE_RELEASE_RULES),
+        ] {
+            let rules = rules
+                .replace("INSTALLATION_KEY_SECRET", DEFAULT_INSTALLATION_KEY)
+                .replace("JOURNAL_RECORD", DEFAULT_RECORD);
+            let name = format!("{account}-release");
+            grant(&client, release, &name, &rules, release, account).await?;
+        }
         for (account, rules) in [(CONTROLLER, CONTROLLER_RULES), (BRIDGE, BRIDGE_RULES)] {
             for namespace in plan.watched {
                 if namespace == EVERYWHERE {
@@ -265,6 +270,7 @@ impl Site {
             messages: free_address()?,
             controller_admin: free_address()?,
             controller_arguments: Vec::new(),
+            asks_bridge_every: None,
             drain: 0,
             bridge_variable: None,
         };
@@ -399,6 +405,10 @@ impl Site {
             .arg("--admin-listen")
             .arg(self.controller_admin.to_string())
             .args(&self.controller_arguments);
+        if let Some(every) = self.asks_bridge_every {
+            let url = format!("http://{}", self.bridge_admin);
+            command.args(["--bridge-url", &url, "--bridge-every", every]);
+        }
         self.guard
             .spawn("controller", command, &self.log(&self.controller_name))
             .map_err(io_error("start the controller"))

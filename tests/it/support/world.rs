@@ -48,6 +48,7 @@ pub struct WorldBuilder {
     controller_arguments: Vec<String>,
     further_namespace: bool,
     cluster_wide: bool,
+    asks_bridge_every: Option<&'static str>,
 }
 
 /// A part of Kernel that an environment may have a door of its own to.
@@ -112,6 +113,7 @@ impl World {
             controller_arguments: Vec::new(),
             further_namespace: false,
             cluster_wide: false,
+            asks_bridge_every: None,
         }
     }
 
@@ -317,6 +319,12 @@ impl WorldBuilder {
         self
     }
 
+    /// Has the controller ask the bridge, this often.
+    pub fn asks_bridge_every(mut self, every: &'static str) -> Self {
+        self.asks_bridge_every = Some(every);
+        self
+    }
+
     /// Serves a second namespace as well.
     pub fn with_another_namespace(mut self) -> Self {
         self.further_namespace = true;
@@ -414,6 +422,7 @@ impl WorldBuilder {
         .await
         .unwrap_or_else(|error| panic!("{error}"));
         site.controller_arguments = self.controller_arguments;
+        site.asks_bridge_every = self.asks_bridge_every;
         let controller = site
             .start_controller()
             .await
