@@ -54,7 +54,7 @@ impl Deliver for Deliverer {
             let keys = self.state.keys.load();
             match &event {
                 Some(event) => entry::activity_id(route.channel, event, &keys),
-                None => entry::send_key(seq, 0, &keys),
+                None => entry::send_key(entry.dedup, 0, &keys),
             }
         };
         let span = SpanId::new(fastrand::u64(..));
@@ -348,7 +348,7 @@ impl Deliverer {
         let total = parts.len();
         for mut part in parts.into_iter().skip(sent) {
             let keys = self.state.keys.load_full();
-            let key = entry::send_key(entry.seq, sent, &keys);
+            let key = entry::send_key(entry.dedup, sent, &keys);
             let known_as = |id: &str| self.state.trail().known_as(entry.seq, IdDigest::of(id, &keys));
             known_as(&key);
             if route.effective.api_version == ApiVersion::V2 {

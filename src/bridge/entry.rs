@@ -191,7 +191,7 @@ pub fn is_known_as(kept: &Kept, id: &str, keys: &Keys) -> bool {
         Direction::ToAura => {
             kept.dedup == message_key(channel, id, keys) || kept.request == Some(request(id, keys))
         }
-        Direction::ToKernel => (0..PARTS).any(|part| send_key(kept.seq, part, keys) == id),
+        Direction::ToKernel => (0..PARTS).any(|part| send_key(kept.dedup, part, keys) == id),
     }
 }
 
@@ -284,10 +284,11 @@ pub fn contact_key(contact: &str, keys: &Keys) -> ContactKey {
     ContactKey(keys.fingerprint(&[b"digest", contact.as_bytes()]))
 }
 
-/// The idempotency key of one part of a reply: the same for each attempt to send it, and no other's, so that a send whose
-/// outcome is unknown can be recognised. The first one is the reply's correlator where it came with none.
-pub fn send_key(seq: Seq, part: usize, keys: &Keys) -> String {
-    uuid_of(keys.fingerprint(&[b"send", &seq.0.to_be_bytes(), &part.to_be_bytes()]))
+/// The idempotency key of one part of a reply: the same for each attempt to send it, also when the reply was a dead
+/// letter that is sent on its way again, and no other's, so that a send whose outcome is unknown can be recognised. The
+/// first one is the reply's correlator where it came with none.
+pub fn send_key(message: DedupKey, part: usize, keys: &Keys) -> String {
+    uuid_of(keys.fingerprint(&[b"send", &message.0, &part.to_be_bytes()]))
 }
 
 fn call(list: &str, raw: &str, contacts: Option<&serde_json::Value>) -> Bytes {

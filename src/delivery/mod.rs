@@ -16,6 +16,8 @@ mod lanes;
 mod lanes_tests;
 mod order;
 mod pace;
+#[cfg(test)]
+mod partitions_tests;
 mod people;
 #[cfg(test)]
 mod properties;

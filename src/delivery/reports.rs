@@ -23,7 +23,7 @@ use super::{
     types::{Place, Report},
     waiting::Waiting,
 };
-use crate::journal::{Journal, Pending, Reference, Seq};
+use crate::journal::{Log, Pending, Reference, Seq};
 
 /// Reports that are looked at at once.
 const AT_ONCE: usize = 32;
@@ -31,8 +31,8 @@ const AT_ONCE: usize = 32;
 type Looking = Pin<Box<dyn Future<Output = (Report, Place)> + Send>>;
 
 /// The reports that are in no lane yet.
-pub(super) struct Reports<D> {
-    journal: Journal,
+pub(super) struct Reports<D, L> {
+    journal: L,
     deliver: Arc<D>,
     queue: VecDeque<Report>,
     looking: FuturesOrdered<Looking>,
@@ -40,8 +40,8 @@ pub(super) struct Reports<D> {
     waiting: Waiting,
 }
 
-impl<D: Deliver> Reports<D> {
-    pub fn new(journal: Journal, deliver: Arc<D>) -> Self {
+impl<D: Deliver, L: Log> Reports<D, L> {
+    pub fn new(journal: L, deliver: Arc<D>) -> Self {
         Self {
             journal,
             deliver,

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     api::ChannelId,
-    journal::{AppendError, Entry, Journal, Lane, Note, Origin, Outcome, Pending, ReadError, Seq},
+    journal::{AppendError, Entry, Lane, Log, Note, Origin, Outcome, Pending, ReadError, Seq},
 };
 
 /// Delivers one message, once.
@@ -69,11 +69,11 @@ enum News {
 }
 
 /// The task that delivers.
-pub struct Runner<D> {
-    journal: Journal,
+pub struct Runner<D, L> {
+    journal: L,
     deliver: Arc<D>,
     lanes: Lanes,
-    reports: Reports<D>,
+    reports: Reports<D, L>,
     withheld: Withheld,
     accepted: mpsc::UnboundedReceiver<Pending>,
     news: mpsc::UnboundedReceiver<News>,
@@ -164,11 +164,11 @@ impl RunnerHandle {
     }
 }
 
-impl<D: Deliver> Runner<D> {
+impl<D: Deliver, L: Log> Runner<D, L> {
     /// A runner that begins with what the journal still holds and goes on with what it commits. The feed comes from
     /// the journal's one writer, so a conversation's messages come in the order they were accepted.
     pub fn new(
-        journal: Journal,
+        journal: L,
         deliver: Arc<D>,
         limits: Limits,
         pending: &[Pending],
@@ -459,7 +459,7 @@ fn seqs(messages: &[Pending]) -> Vec<Seq> {
 }
 
 /// Records that a message leaves before its turn.
-async fn begins(journal: &Journal, seq: Seq) {
+async fn begins(journal: &impl Log, seq: Seq) {
     let noted = journal.noted(seq);
     if noted.begun {
         return;

@@ -14,6 +14,7 @@
 //! - `group`: what a group of commands amounts to; `writer`: its commit; `thread`: where groups come from
 //! - `keeper`: space, keys and retention, off the path of a commit; `clock`: what time it is for things that expire
 //! - `erase`: takes one contact out of the files
+//! - `log`: what delivering needs of a log, so that another one can stand in for this
 //! - `look`: what a person is shown of what is kept
 //! - `storage`: file operations
 //!
@@ -34,6 +35,7 @@ pub mod ids;
 mod ids;
 mod keeper;
 mod keyring;
+mod log;
 mod look;
 #[cfg(any(test, feature = "sim"))]
 mod memory;
@@ -66,6 +68,7 @@ use self::group::{Answer, Command, fits};
 use self::ids::{RunDirectory, RunStorage};
 use self::keeper::Keeper;
 pub use self::keyring::{Keyring, KeyringError, WrappingKey};
+pub use self::log::Log;
 use self::seal::{BodyKey, Encoded};
 pub use self::state::{Backlog, Kind};
 use self::storage::{Directory, DirectoryError, Storage};
@@ -591,6 +594,7 @@ fn read(
         let (contact, body) = seal::open(&entry, key.as_deref()).ok_or_else(damaged)?;
         let whole = Entry {
             seq,
+            dedup: entry.head.dedup,
             address: entry.head.address,
             contact: contact.clone(),
             accepted_at_ms: entry.head.accepted_at_ms,

@@ -241,6 +241,8 @@ pub struct Entry {
     pub seq: Seq,
     /// Which way it goes, and for whom.
     pub address: Address,
+    /// What makes it the same message when it comes again.
+    pub dedup: DedupKey,
     /// The user at the other end.
     pub contact: String,
     /// When it was accepted, ms since the epoch.

@@ -273,6 +273,7 @@ mod tests {
     fn what_is_no_dead_letter_has_no_line() {
         let entry = Entry {
             seq: Seq(1),
+            dedup: kept(1).dedup,
             address: kept(1).address,
             contact: "1".to_owned(),
             accepted_at_ms: 1,
