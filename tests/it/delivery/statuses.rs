@@ -213,7 +213,7 @@ async fn a_message_whose_failure_may_pass_is_sent_again_and_another_failure_ends
     let received = world.kernel.received(USER);
     assert_eq!(texts(&received), ["Echo: uno", "Echo: uno", "No ha llegado"]);
     assert_ne!(
-        received[0].correlator, received[1].correlator,
+        received[0].idempotency_key, received[1].idempotency_key,
         "it is another send, not a second attempt"
     );
     let values: Vec<_> = told
