@@ -31,13 +31,16 @@ struct Arguments {
     #[arg(long, value_name = "WHAT")]
     only: Option<Only>,
     /// How long each phase lasts, in seconds
-    #[arg(long, value_name = "S", default_value_t = 20)]
+    #[arg(long, value_name = "S", default_value_t = 10)]
     seconds: u64,
-    /// Messages a second of the channel that is measured
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    /// How often each kind of phase is gone through
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: u64,
+    /// Messages a second of the channel that is measured: a channel has up to 80
+    #[arg(long, value_name = "N", default_value_t = 80)]
     rate: u64,
     /// Messages a second of its neighbour while that floods
-    #[arg(long, value_name = "N", default_value_t = 500)]
+    #[arg(long, value_name = "N", default_value_t = 300)]
     flood: u64,
     /// How many channels memory is measured with
     #[arg(long, value_name = "N", default_value_t = 10_000)]

@@ -24,10 +24,18 @@ const CONVERSATIONS: u64 = 200;
 /// The neighbour's rate while its Aura hangs, messages a second.
 const HANGING: u64 = 50;
 
-/// What a phase showed of the channel that is measured.
+/// What phases of one kind showed of the channel that is measured.
+#[derive(Default)]
 struct Phase {
     acks: Vec<Duration>,
     deliveries: Vec<Duration>,
+}
+
+impl Phase {
+    fn add(&mut self, other: Self) {
+        self.acks.extend(other.acks);
+        self.deliveries.extend(other.deliveries);
+    }
 }
 
 pub async fn measure(world: &mut World, arguments: &Arguments, table: &mut Table) -> anyhow::Result<()> {
@@ -66,38 +74,58 @@ pub async fn measure(world: &mut World, arguments: &Arguments, table: &mut Table
     };
     println!("warming up");
     run(0).await?;
-    println!("alone, and alone again");
-    let alone = run(0).await?;
-    let again = run(0).await?;
-    println!("beside a channel whose Aura hangs");
-    world.aura.inject(Fault::hang().only_for(theirs_id.clone()));
-    let hung = run(HANGING).await?;
-    world.aura.clear_faults();
-    world
-        .until("what piled up is delivered", async || {
-            world.metric("aura_whatsapp_pending_messages").await == 0.0
-        })
-        .await?;
-    println!("beside a channel that floods, {} messages/s", arguments.flood);
-    let flooded = run(arguments.flood).await?;
-    let last = run(0).await?;
+    let (mut alone, mut again, mut hung, mut flooded) = (
+        Phase::default(),
+        Phase::default(),
+        Phase::default(),
+        Phase::default(),
+    );
+    // By turns, so that what else the machine does falls into all of them.
+    for round in 1..=arguments.rounds {
+        println!("round {round} of {}", arguments.rounds);
+        alone.add(run(0).await?);
+        world.aura.inject(Fault::hang().only_for(theirs_id.clone()));
+        hung.add(run(HANGING).await?);
+        world.aura.clear_faults();
+        world
+            .until("what piled up is delivered", async || {
+                world.metric("aura_whatsapp_pending_messages").await == 0.0
+            })
+            .await?;
+        again.add(run(0).await?);
+        flooded.add(run(arguments.flood).await?);
+    }
     for (what, of) in [
         (
             "acknowledged",
-            (|phase: &Phase| phase.acks.clone()) as fn(&Phase) -> Vec<Duration>,
+            (|phase| &phase.acks) as fn(&Phase) -> &Vec<Duration>,
         ),
-        ("at Aura", |phase: &Phase| phase.deliveries.clone()),
+        ("at Aura", |phase| &phase.deliveries),
     ] {
-        let p99 = |phase: &Phase| percentile(&of(phase), 0.99);
+        let p99 = |phase: &Phase| {
+            let mut times = of(phase).clone();
+            times.sort_unstable();
+            percentile(&times, 0.99)
+        };
         let ratio = |phase: &Phase| p99(phase).as_secs_f64() / p99(&alone).as_secs_f64();
-        table.note(format!("p99 {what}, alone"), ms(p99(&alone)));
         table.note(
-            format!("alone again, ratio ({what})"),
-            format!("{:.2}", ratio(&again)),
+            format!("p99 {what}, alone, of {} messages", of(&alone).len()),
+            ms(p99(&alone)),
         );
         table.note(
-            format!("alone at the end, ratio ({what})"),
-            format!("{:.2}", ratio(&last)),
+            format!("control: alone again, ratio ({what})"),
+            format!("{:.2} ({})", ratio(&again), ms(p99(&again))),
+        );
+        let p50 = |phase: &Phase| {
+            let mut times = of(phase).clone();
+            times.sort_unstable();
+            percentile(&times, 0.5)
+        };
+        table.note(
+            format!("p50 {what}: alone, again, beside one that hangs, floods"),
+            [&alone, &again, &hung, &flooded]
+                .map(|phase| ms(p50(phase)))
+                .join(", "),
         );
         for (beside, phase) in [("hangs", &hung), ("floods", &flooded)] {
             table.figure(
@@ -189,8 +217,6 @@ async fn phase(
     world
         .until("all is delivered", async || arrived().len() >= sent.len())
         .await?;
-    let mut deliveries = arrived();
-    acks.sort_unstable();
-    deliveries.sort_unstable();
+    let deliveries = arrived();
     Ok(Phase { acks, deliveries })
 }

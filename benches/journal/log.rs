@@ -444,6 +444,16 @@ async fn steady(
         "<= 20 ms, if the floor's is",
         millis(worst) <= 20.0 || millis(worst_floor) > 20.0,
     );
+    let long = |times: &[Duration]| {
+        times
+            .iter()
+            .filter(|time| **time > Duration::from_millis(20))
+            .count()
+    };
+    table.note(
+        "syncs of over 20 ms in that time, the journal's and the floor's",
+        format!("{}, {}", long(&journals), long(&disk)),
+    );
     ack(table, "ack p99 at 10,000/s", &run, floor_p99);
     Ok(())
 }

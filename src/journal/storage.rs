@@ -81,6 +81,26 @@ const BLANK: [u8; 4096] = [0; 4096];
 /// Zeros are written in pieces of this many bytes.
 const ZEROS: usize = 1 << 20;
 
+/// How much of a file is given back at once.
+const STEP: u64 = 4 << 20;
+
+/// Removes a file that nobody will read, if it is there: the end of it first, piece by piece, for giving back many blocks
+/// at once stalls the syncs of other files.
+pub(super) fn remove_by_steps(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(file) => {
+            let mut left = file.metadata()?.len();
+            while left > STEP {
+                left -= STEP;
+                file.set_len(left)?;
+            }
+        }
+    }
+    std::fs::remove_file(path)
+}
+
 /// Held while a journal is open; dropping it lets the next one in.
 pub(super) struct DirectoryLock {
     _file: File,
@@ -305,7 +325,7 @@ impl Storage for Directory {
         let _changing = self.spares();
         let last = (SPARES..MOST_SPARES).rev().map(|index| self.spare(index));
         match last.into_iter().find(|path| path.exists()) {
-            Some(path) => std::fs::remove_file(path),
+            Some(path) => remove_by_steps(&path),
             None => Ok(()),
         }
     }

@@ -19,6 +19,8 @@ use crate::journal::Seq;
 
 /// Bytes that are gathered before they are written.
 const BUFFER: usize = 256 << 10;
+/// Bytes that wait for a sync, about.
+const SYNCED_AT_ONCE: usize = 1 << 20;
 /// Reads of a look-up that go by the keys' even distribution, before it halves what is left.
 const GUESSES: u32 = 6;
 
@@ -325,6 +327,7 @@ fn write_unfinished(
         numbers,
         buffer: Vec::with_capacity(BUFFER + (64 << 10)),
         buffer_at: PAGE as u64,
+        unsynced: 0,
         page: PageWriter::new(numbers),
         sections: Vec::new(),
         filters: Vec::new(),
@@ -341,6 +344,8 @@ pub(super) struct RunWriter {
     buffer: Vec<u8>,
     /// Where the buffer begins in the file.
     buffer_at: u64,
+    /// Bytes written since the last sync.
+    unsynced: usize,
     page: PageWriter,
     sections: Vec<SectionEntry>,
     filters: Vec<Option<Filter>>,
@@ -417,7 +422,13 @@ impl RunWriter {
         if self.buffer.len() >= from {
             self.file.write_all_at(self.buffer_at, &self.buffer)?;
             self.buffer_at += self.buffer.len() as u64;
+            self.unsynced += self.buffer.len();
             self.buffer.clear();
+        }
+        // In pieces: one sync of all of it would stand in the way of a commit's.
+        if self.unsynced >= SYNCED_AT_ONCE {
+            self.file.sync()?;
+            self.unsynced = 0;
         }
         Ok(())
     }

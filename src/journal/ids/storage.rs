@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::journal::storage::remove_by_steps;
+
 /// A directory of numbered runs, finished and unfinished.
 pub trait RunStorage: Send + Sync + 'static {
     /// All files, in any order.
@@ -122,10 +124,19 @@ impl RunStorage for RunDirectory {
     }
 
     fn remove(&self, file: Listed) -> io::Result<()> {
-        match std::fs::remove_file(self.path(file)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
+        let path = match file {
+            // Shortened, it would look like a damaged run.
+            Listed::Run(number) => {
+                let unfinished = self.path(Listed::Unfinished(number));
+                match std::fs::rename(self.path(file), &unfinished) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                    result => result?,
+                }
+                unfinished
+            }
+            Listed::Unfinished(_) => self.path(file),
+        };
+        remove_by_steps(&path)
     }
 
     fn sync_directory(&self) -> io::Result<()> {
