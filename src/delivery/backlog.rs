@@ -285,33 +285,40 @@ impl Backlog {
         lane.tail = new;
     }
 
-    /// Puts a reply before the first one of a later request; never before a head that was tried, which may have
-    /// arrived or is about to.
+    /// Puts a reply before those of later requests, and behind each of its own or an earlier one, wherever that had to go;
+    /// never before a head that was tried, which may have arrived or is about to.
     pub fn push_in_order(&mut self, id: LaneId, node: Node) {
         let Some(lane) = self.lanes.get(at(id)) else {
             return;
         };
         let (mut before, mut here) = (NONE, lane.head);
         let busy = !matches!(lane.state, State::Resting | State::Ready | State::Ordered);
+        let mut place = None;
         for n in 0..LOOK_THROUGH {
             let Some(other) = self.nodes.get(at(here)) else {
                 break;
             };
             let is_fixed = n == 0 && (busy || other.attempts() > 0);
-            if !is_fixed && other.order > node.order {
-                let mut node = Node { next: here, ..node };
-                node.set(Flag::Jumped, true);
-                let new = number(self.nodes.insert(node));
-                if let Some(before) = self.nodes.get_mut(at(before)) {
-                    before.next = new;
-                } else if let Some(lane) = self.lanes.get_mut(at(id)) {
-                    lane.head = new;
-                }
-                return;
+            if other.order > node.order {
+                place = place.or((!is_fixed).then_some((before, here)));
+            } else if other.order > 0 {
+                place = None;
             }
             (before, here) = (here, other.next);
         }
-        self.push(id, node);
+        // Of a lane that is longer nobody knows what stands behind: the end is never out of turn within its group.
+        let Some((before, next)) = place.filter(|_| here == NONE) else {
+            self.push(id, node);
+            return;
+        };
+        let mut node = Node { next, ..node };
+        node.set(Flag::Jumped, true);
+        let new = number(self.nodes.insert(node));
+        if let Some(before) = self.nodes.get_mut(at(before)) {
+            before.next = new;
+        } else if let Some(lane) = self.lanes.get_mut(at(id)) {
+            lane.head = new;
+        }
     }
 
     pub fn pop(&mut self, id: LaneId) -> Option<Node> {
@@ -441,6 +448,21 @@ mod tests {
         backlog.push(id, node(18, 0));
         assert_eq!(seqs(&backlog, id), [16, 18]);
         assert_eq!(backlog.pop(id).map(|node| node.seq), Some(16));
+    }
+
+    #[test]
+    fn a_reply_stays_behind_its_own_group_that_had_to_go_behind_a_later_one() {
+        let mut backlog = Backlog::default();
+        let id = backlog.find_or_add(1, contact(1));
+        backlog.push(id, node(20, 9));
+        // The head is under way when the first reply to an earlier request comes, and waits again when the second does.
+        backlog.head_mut(id).unwrap().count_attempt();
+        backlog.push_in_order(id, node(21, 5));
+        backlog.head_mut(id).unwrap().uncount_attempt();
+        backlog.push_in_order(id, node(22, 5));
+        backlog.push_in_order(id, node(23, 7));
+        backlog.push_in_order(id, node(24, 9));
+        assert_eq!(seqs(&backlog, id), [20, 21, 22, 23, 24]);
     }
 
     #[test]
