@@ -301,7 +301,8 @@ impl Backlog {
             let is_fixed = n == 0 && (busy || other.attempts() > 0);
             if other.order > node.order {
                 place = place.or((!is_fixed).then_some((before, here)));
-            } else if other.order > 0 {
+            } else if other.order > 0 || other.tag != 0 {
+                // Also behind an answer to a request that nobody remembers: it is older than those that are known.
                 place = None;
             }
             (before, here) = (here, other.next);
@@ -414,7 +415,7 @@ mod tests {
     fn node(seq: u64, order: u64) -> Node {
         Node {
             order,
-            ..Node::new(seq, 1, 0, 0)
+            ..Node::new(seq, u64::from(order > 0), 0, 0)
         }
     }
 
@@ -463,6 +464,16 @@ mod tests {
         backlog.push_in_order(id, node(23, 7));
         backlog.push_in_order(id, node(24, 9));
         assert_eq!(seqs(&backlog, id), [20, 21, 22, 23, 24]);
+    }
+
+    #[test]
+    fn a_reply_stays_behind_one_to_a_request_that_is_forgotten() {
+        let mut backlog = Backlog::default();
+        let id = backlog.find_or_add(1, contact(1));
+        backlog.push(id, node(20, 9));
+        backlog.push(id, Node::new(21, 1, 0, 0));
+        backlog.push_in_order(id, node(22, 5));
+        assert_eq!(seqs(&backlog, id), [20, 21, 22]);
     }
 
     #[test]
