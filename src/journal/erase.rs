@@ -4,15 +4,16 @@
 //! Not for what is still to be delivered, or kept until a person decides: that is told (`left`), and stays. Upholds law
 //! 6, and law 2: the ids stay remembered, so that what is erased is not accepted once more.
 
+use std::collections::HashSet;
 use std::io;
+use std::ops::Range;
 
 use tokio::sync::oneshot;
 
-use super::format::{
-    FRAME_HEADER, Head, Record, SEGMENT_HEADER, Salt, decode_frame_at, erase_records, frame_len, is_frame_of,
-};
+use super::format::{Head, HeaderBytes, Record, SEGMENT_HEADER, SegmentHeader, erase_records};
 use super::group::{Answer, Command};
 use super::keeper::Keeper;
+use super::replay::scan;
 use super::state::Kind;
 use super::{AppendError, Seq};
 
@@ -69,29 +70,9 @@ impl Keeper {
     fn erase(&self, whose: &Whose, below: u64, ask: &mut dyn FnMut(Command)) -> io::Result<Erased> {
         let mut erased = Erased::default();
         let numbers: Vec<u64> = self.shared.state().segment_numbers().collect();
-        for number in numbers.into_iter().filter(|number| *number < below) {
-            // Given back meanwhile.
-            let Some(salt) = self.shared.state().salt(number) else {
-                continue;
-            };
-            let mut file = self.storage.read(number, 0, usize::MAX)?;
-            let sent = self.sent_in(number, salt, &file, whose)?;
-            if !sent.is_empty() {
-                let (reply, done) = oneshot::channel();
-                let forgotten = sent.len() as u64;
-                ask(Command::Forget { seqs: sent, reply });
-                done.blocking_recv()
-                    .map_err(io::Error::other)?
-                    .map_err(io::Error::other)?;
-                erased.sent += forgotten;
-            }
-            let (records, left) = self.blank(number, salt, &mut file, whose)?;
-            erased.left += left;
-            if records > 0 {
-                self.storage.replace(number, &file)?;
-                self.shared.state().set_bytes(number, file.len() as u64);
-                erased.records += records;
-                erased.segments += 1;
+        for (number, next) in numbers.iter().zip(numbers.iter().skip(1)) {
+            if *number < below {
+                self.erase_in(*number, *next, whose, &mut erased, ask)?;
             }
         }
         // They hold what stood in segments that are gone.
@@ -99,75 +80,103 @@ impl Keeper {
         Ok(erased)
     }
 
-    fn sent_in(&self, number: u64, salt: Salt, file: &[u8], whose: &Whose) -> io::Result<Vec<Seq>> {
-        let mut seqs = Vec::new();
-        for (at, end) in frames(number, salt, file)? {
-            let frame = decode_frame_at(salt, at as u64, &file[at..end])
-                .map_err(|fault| damaged(number, at, fault.describe()))?;
-            for (_, record) in frame.records {
-                if let Record::Accepted(entry) = record
-                    && whose.is(&entry.head)
-                    && self.shared.state().kind(entry.head.seq) == Some(Kind::Sent)
-                {
-                    seqs.push(entry.head.seq);
-                }
-            }
+    /// Blanks what is not needed in one segment, and cuts off what stands behind the length that the next one vouches for:
+    /// bytes of a segment that the file was before.
+    fn erase_in(
+        &self,
+        number: u64,
+        next: u64,
+        whose: &Whose,
+        erased: &mut Erased,
+        ask: &mut dyn FnMut(Command),
+    ) -> io::Result<()> {
+        let sealed = header(next, &self.storage.read(next, 0, SEGMENT_HEADER)?)?.previous;
+        let mut file = self.storage.read(number, 0, usize::MAX)?;
+        let own = header(number, &file)?;
+        if sealed.number != number {
+            return Err(damaged(next, 0, "it does not follow the one before it"));
         }
-        Ok(seqs)
-    }
-
-    /// Blanks what is not needed in the bytes of a segment, and cuts off what stands behind its last frame. Says how many
-    /// records were blanked, and how many messages were left.
-    fn blank(&self, number: u64, salt: Salt, file: &mut Vec<u8>, whose: &Whose) -> io::Result<(u64, u64)> {
-        let (mut records, mut left) = (0, std::collections::HashSet::new());
-        let places = frames(number, salt, file)?;
-        for (at, end) in &places {
-            let frame = decode_frame_at(salt, *at as u64, &file[*at..*end])
-                .map_err(|fault| damaged(number, *at, fault.describe()))?;
-            let meant: Vec<Seq> = frame
-                .records
-                .iter()
-                .filter_map(|(_, record)| match record {
-                    Record::Accepted(entry) if whose.is(&entry.head) => Some(entry.head.seq),
-                    _ => None,
-                })
-                .collect();
-            if meant.is_empty() {
-                continue;
-            }
+        let theirs = theirs(&own, &file, sealed.len, whose)?;
+        if theirs.is_empty() {
+            return Ok(());
+        }
+        erased.sent += self.forget_sent(&theirs, ask)?;
+        let (mut records, mut left) = (0, HashSet::new());
+        for (frame, seqs) in theirs {
             let state = self.shared.state();
+            let at = frame.start as u64;
+            let here = at..frame.end as u64;
             let needed = |seq: Seq| {
                 state.position(seq).is_some_and(|(position, _)| {
-                    position.segment == number && (*at as u64..*end as u64).contains(&position.place.offset)
+                    position.segment == number && here.contains(&position.place.offset)
                 })
             };
-            left.extend(meant.iter().copied().filter(|seq| needed(*seq)));
-            records += erase_records(salt, *at as u64, &mut file[*at..*end], &|head| {
+            left.extend(seqs.into_iter().filter(|seq| needed(*seq)));
+            records += erase_records(own.salt, at, &mut file[frame], &|head| {
                 whose.is(head) && !needed(head.seq)
             });
         }
-        file.truncate(places.last().map_or(SEGMENT_HEADER, |(_, end)| *end));
-        Ok((records, left.len() as u64))
+        erased.left += left.len() as u64;
+        if records > 0 {
+            file.truncate(usize::try_from(sealed.len).unwrap_or(usize::MAX));
+            self.storage.replace(number, &file)?;
+            self.shared.state().set_bytes(number, file.len() as u64);
+            erased.records += records;
+            erased.segments += 1;
+        }
+        Ok(())
+    }
+
+    /// Of those messages, forgets the ones that were sent; says how many.
+    fn forget_sent(&self, theirs: &[Theirs], ask: &mut dyn FnMut(Command)) -> io::Result<u64> {
+        let sent: Vec<Seq> = {
+            let state = self.shared.state();
+            let seqs = theirs.iter().flat_map(|(_, seqs)| seqs.iter().copied());
+            seqs.filter(|seq| state.kind(*seq) == Some(Kind::Sent)).collect()
+        };
+        let count = sent.len() as u64;
+        if count > 0 {
+            let (reply, done) = oneshot::channel();
+            ask(Command::Forget { seqs: sent, reply });
+            let done = done.blocking_recv().map_err(io::Error::other)?;
+            done.map_err(io::Error::other)?;
+        }
+        Ok(count)
     }
 }
 
-/// Where the frames of a segment begin and end.
-fn frames(number: u64, salt: Salt, file: &[u8]) -> io::Result<Vec<(usize, usize)>> {
-    let mut frames = Vec::new();
-    let mut at = SEGMENT_HEADER;
-    while let Some(header) = file.get(at..at + FRAME_HEADER) {
-        // Behind the last frame stands what was there before.
-        let Some(len) = frame_len(header).filter(|_| is_frame_of(salt, at as u64, header)) else {
-            break;
-        };
-        let end = at + len;
-        if end > file.len() {
-            return Err(damaged(number, at, "a frame that goes beyond the file"));
+/// Where a frame lies that holds messages of theirs, and which.
+type Theirs = (Range<usize>, Vec<Seq>);
+
+/// The frames of a segment that hold messages of theirs. `len` is what the next segment vouches for.
+fn theirs(own: &SegmentHeader, file: &[u8], len: u64, whose: &Whose) -> io::Result<Vec<Theirs>> {
+    let (frames, _) = scan(own, file, Some(len))
+        .map_err(|damage| damaged(own.salt.number, damage.offset, damage.problem))?;
+    let (mut theirs, mut start) = (Vec::new(), SEGMENT_HEADER);
+    for frame in frames {
+        let end = usize::try_from(frame.end).unwrap_or(usize::MAX);
+        let seqs: Vec<Seq> = frame
+            .records
+            .iter()
+            .filter_map(|(_, record)| match record {
+                Record::Accepted(entry) if whose.is(&entry.head) => Some(entry.head.seq),
+                _ => None,
+            })
+            .collect();
+        if !seqs.is_empty() {
+            theirs.push((start..end, seqs));
         }
-        frames.push((at, end));
-        at = end;
+        start = end;
     }
-    Ok(frames)
+    Ok(theirs)
+}
+
+/// The header that a segment's file begins with.
+fn header(number: u64, file: &[u8]) -> io::Result<SegmentHeader> {
+    match SegmentHeader::decode(file) {
+        HeaderBytes::Valid(header) if header.salt.number == number => Ok(header),
+        _ => Err(damaged(number, 0, "not its header")),
+    }
 }
 
 fn damaged(number: u64, at: usize, problem: &str) -> io::Error {

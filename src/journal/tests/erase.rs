@@ -166,14 +166,26 @@ fn whenever_the_machine_stops_during_it_nothing_is_lost_and_a_second_call_ends_i
 }
 
 #[test]
-fn damage_is_told_and_what_is_damaged_stays_as_it_is() {
-    let mut bench = filled();
-    bench.disk.edit(1, |file| file[64 + 40] ^= 1);
-    let before = bench.disk.files()[&1].clone();
-    let error = erase(&mut bench, whose()).unwrap_err();
-    let AppendError::Io(why) = &error else {
-        panic!("{error}")
+fn damage_is_told_wherever_it_is_and_what_is_damaged_stays_as_it_is() {
+    let frames: Vec<usize> = {
+        let file = &filled().disk.files()[&1];
+        let is_frame = |at: &usize| file[*at..].starts_with(b"FRM2");
+        (64..file.len() - 4).step_by(32).filter(is_frame).collect()
     };
-    assert!(why.to_string().starts_with("segment 1 at byte 64"), "{why}");
-    assert_eq!(bench.disk.files()[&1], before);
+    assert!(frames.len() > 1, "{frames:?}");
+    for frame in frames {
+        // In its header, and in its content.
+        for within in [5, 40] {
+            let mut bench = filled();
+            bench.disk.edit(1, |file| file[frame + within] ^= 1);
+            let before = bench.disk.files()[&1].clone();
+            let error = erase(&mut bench, whose()).unwrap_err();
+            let AppendError::Io(why) = &error else {
+                panic!("{error}")
+            };
+            let place = format!("segment 1 at byte {frame}");
+            assert!(why.to_string().starts_with(&place), "{why}");
+            assert_eq!(bench.disk.files()[&1], before);
+        }
+    }
 }
