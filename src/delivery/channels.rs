@@ -117,6 +117,7 @@ impl Lanes {
         record.presence = Presence::Served;
         if record.environment != environment {
             self.leave_gates(number);
+            self.hand_over(number, environment);
         }
         let Some(record) = self.channels.get_mut(number as usize) else {
             return;
@@ -267,6 +268,36 @@ impl Lanes {
                     .waiting
                     .retain(|waits| *waits != of_it);
             }
+        }
+    }
+
+    /// What a channel has under way counts for the environment that it comes to: the one that it leaves would wait for
+    /// ever for the end of a probe that nobody tells it of.
+    fn hand_over(&mut self, number: u32, to: u32) {
+        let Some(channel) = self.channels.get(number as usize) else {
+            return;
+        };
+        let from = channel.environment;
+        let in_flight = [0, 1].map(|side| channel.sides[side].in_flight);
+        // As a rule; the lanes are many to look through.
+        if in_flight == [0, 0] {
+            return;
+        }
+        let is_under_way = |id: &LaneId| {
+            self.backlog
+                .lane(*id)
+                .is_some_and(|lane| lane.state == State::UnderWay)
+        };
+        let lanes = self.lanes_of(number).into_iter().filter(is_under_way);
+        let seqs: Vec<u64> = lanes.filter_map(|id| Some(self.backlog.head(id)?.seq)).collect();
+        for (side, in_flight) in in_flight.into_iter().enumerate() {
+            if let Some(left) = self.environments.get_mut(from as usize) {
+                left.gates[side].lets_go(&seqs, in_flight);
+            }
+            if let Some(entered) = self.environments.get_mut(to as usize) {
+                entered.gates[side].in_flight += in_flight;
+            }
+            self.pass(from, side);
         }
     }
 

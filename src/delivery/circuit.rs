@@ -158,6 +158,14 @@ impl Gate {
         probe
     }
 
+    /// Attempts that are under way end elsewhere.
+    pub fn lets_go(&mut self, seqs: &[u64], in_flight: usize) {
+        self.in_flight = self.in_flight.saturating_sub(in_flight);
+        for seq in seqs {
+            self.circuit.ends(*seq);
+        }
+    }
+
     /// The peer answered. Says whether that ends an outage.
     pub fn answered(&mut self, now: u64) -> bool {
         self.streak = 0;

@@ -403,6 +403,38 @@ fn a_channel_sends_no_more_often_than_it_may_and_others_do_not_wait_for_it() {
 }
 
 #[test]
+fn an_environment_is_not_kept_waiting_by_the_probe_of_a_channel_that_has_left_it() {
+    let next_begun = |m: &mut Machine| loop {
+        let mut begun = m.begins();
+        if begun.is_empty() {
+            assert!(m.lanes.next_wake().is_some(), "nothing will happen any more");
+            begun = m.wakes();
+        }
+        if !begun.is_empty() {
+            return begun;
+        }
+    };
+    let mut m = Machine::new(limits());
+    for of in 1..=3 {
+        m.asks(of, 1, 1);
+    }
+    while m.lanes.stats().open_environments == 0 {
+        for seq in next_begun(&mut m) {
+            m.ends(seq, nobody());
+        }
+    }
+    let probe = next_begun(&mut m)[0];
+    let of = m.lane(probe).channel;
+    let number = (1..=3).find(|n| channel(*n) == of).unwrap();
+    m.serves(number, |settings| settings.environment = "elsewhere".into());
+    let next = next_begun(&mut m)[0];
+    assert_ne!(m.lane(next).channel, of, "another of the environment tries");
+    m.delivers(next);
+    m.delivers(probe);
+    assert_eq!(m.lanes.stats().open_environments, 0);
+}
+
+#[test]
 fn an_environment_that_is_down_is_probed_by_one_call_whose_success_releases_all_bit_by_bit() {
     let mut m = Machine::new(limits());
     let seqs: Vec<u64> = (0..12).map(|n| m.answers(n % 3 + 1, n, 0)).collect();

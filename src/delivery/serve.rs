@@ -272,7 +272,7 @@ impl Lanes {
         }
     }
 
-    fn pass(&mut self, number: u32, direction: usize) {
+    pub(super) fn pass(&mut self, number: u32, direction: usize) {
         let Some(environment) = self.environments.get_mut(number as usize) else {
             return;
         };
