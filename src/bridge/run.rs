@@ -277,7 +277,7 @@ pub async fn run(
             cap: seconds(60),
         },
     };
-    let (runner, handle) = Runner::new(journal.clone(), deliverer, lane_limits, &[], accepted);
+    let (runner, handle) = Runner::new(journal.clone(), deliverer, lane_limits, accepted);
     let runner = runner.withholding(pending, |message| state.lineage.holds(message));
     // Those that the snapshot knows: the watch tells of what is another.
     for route in state.routes.load().iter() {

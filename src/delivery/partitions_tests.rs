@@ -175,7 +175,7 @@ async fn a_log_of_two_partitions_is_delivered_as_one() {
     let log = Partitioned::new();
     let peer = Arc::new(Peer::default());
     let accepted = log.committed();
-    let (runner, handle) = Runner::new(log.clone(), peer.clone(), limits(), &[], accepted);
+    let (runner, handle) = Runner::new(log.clone(), peer.clone(), limits(), accepted);
     let stop = CancellationToken::new();
     let task = tokio::spawn(runner.run(stop.clone(), Duration::from_secs(1)));
     handle.serves(channel(1), settings());

@@ -25,7 +25,7 @@ use super::{
     reports::Reports,
     standing::Standing,
     types::{Attempt, Effect, Ended, Event, Failure, Item, Limits, Message, Place, Report, Settings, Stats},
-    withheld::{OfChannel, Withheld, in_order},
+    withheld::{OfChannel, Withheld},
 };
 use crate::{
     api::ChannelId,
@@ -165,13 +165,12 @@ impl RunnerHandle {
 }
 
 impl<D: Deliver, L: Log> Runner<D, L> {
-    /// A runner that begins with what the journal still holds and goes on with what it commits. The feed comes from
-    /// the journal's one writer, so a conversation's messages come in the order they were accepted.
+    /// A runner of what the journal commits. The feed comes from the journal's one writer, so a conversation's messages
+    /// come in the order they were accepted. What the journal held before is for [`Runner::withholding`].
     pub fn new(
         journal: L,
         deliver: Arc<D>,
         limits: Limits,
-        pending: &[Pending],
         accepted: mpsc::UnboundedReceiver<Pending>,
     ) -> (Self, RunnerHandle) {
         let (sender, news) = mpsc::unbounded_channel();
@@ -179,12 +178,7 @@ impl<D: Deliver, L: Log> Runner<D, L> {
         for lane in journal.parked() {
             lanes.was_parked(lane.into(), Duration::ZERO);
         }
-        let mut reports = Reports::new(journal.clone(), deliver.clone());
-        for pending in in_order(pending.to_vec()) {
-            if let Some(pending) = reports.accepted(pending, true) {
-                lanes.accepted(message(&pending, true), Duration::ZERO);
-            }
-        }
+        let reports = Reports::new(journal.clone(), deliver.clone());
         let runner = Self {
             journal,
             deliver,
@@ -228,10 +222,8 @@ impl<D: Deliver, L: Log> Runner<D, L> {
                 () = stop.cancelled() => break,
                 Some(news) = self.news.recv() => self.hear(news),
                 Some(pending) = self.accepted.recv() => {
-                    if !self.withheld.takes(&pending)
-                        && let Some(pending) = self.reports.accepted(pending, false)
-                    {
-                        self.lanes.accepted(message(&pending, false), self.start.elapsed());
+                    if !self.withheld.takes(&pending) {
+                        self.take_in(pending, false, self.start.elapsed());
                     }
                 }
                 Some(done) = self.tasks.join_next() => self.take_done(done),
@@ -312,7 +304,14 @@ impl<D: Deliver, L: Log> Runner<D, L> {
     /// Messages that were withheld are tried as if the process had just started.
     fn go_on(&mut self, messages: &[Pending], now: Duration) {
         for pending in messages {
-            self.lanes.accepted(message(pending, true), now);
+            self.take_in(*pending, true, now);
+        }
+    }
+
+    /// A message goes to its lane, a status to where it is looked at.
+    fn take_in(&mut self, pending: Pending, left_over: bool, now: Duration) {
+        if let Some(pending) = self.reports.accepted(pending, left_over) {
+            self.lanes.accepted(message(&pending, left_over), now);
         }
     }
 

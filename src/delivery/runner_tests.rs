@@ -83,12 +83,23 @@ impl Bridge {
     }
 
     fn start_on(journal: Journal, pending: &[Pending], results: impl IntoIterator<Item = Ended>) -> Self {
+        let bridge = Self::start_unjudged(journal, pending.to_vec(), results);
+        bridge.handle.judged(true);
+        bridge
+    }
+
+    fn start_unjudged(
+        journal: Journal,
+        pending: Vec<Pending>,
+        results: impl IntoIterator<Item = Ended>,
+    ) -> Self {
         let script = Arc::new(Script {
             results: Mutex::new(results.into_iter().collect()),
             ..Script::default()
         });
         let accepted = journal.committed();
-        let (runner, handle) = Runner::new(journal.clone(), script.clone(), limits(), pending, accepted);
+        let (runner, handle) = Runner::new(journal.clone(), script.clone(), limits(), accepted);
+        let runner = runner.withholding(pending, |_| false);
         let stop = CancellationToken::new();
         let task = tokio::spawn(runner.run(stop.clone(), Duration::from_secs(1)));
         handle.serves(channel(1), settings());
@@ -313,16 +324,7 @@ async fn what_a_next_run_is_to_know_is_written_down() {
     let journal = bridge.journal.clone();
     assert_eq!(journal.parked().len(), 1);
     bridge.stops().await;
-    let entry = journal.read(seq).await.unwrap();
-    let pending = Pending {
-        seq,
-        address: entry.address,
-        accepted_at_ms: entry.accepted_at_ms,
-        request: entry.request,
-        note: entry.note,
-        replayed: entry.replayed,
-        origin: entry.origin,
-    };
+    let pending = left(&journal, seq).await;
     let next = Bridge::start_on(journal, &[pending], []);
     next.ended(1).await;
     let (_, attempt, _) = next.script.attempts.lock().unwrap()[0];
@@ -417,20 +419,25 @@ async fn statuses_that_wait_are_found_again_by_the_next_run() {
     }
     let journal = bridge.journal.clone();
     bridge.stops().await;
-    let entry = journal.read(status).await.unwrap();
-    let pending = Pending {
-        seq: status,
+    let pending = left(&journal, status).await;
+    let next = Bridge::start_on(journal, &[pending], []);
+    assert_eq!(next.ended(1).await, [(status, "Delivered".to_owned())]);
+    assert_eq!(next.script.placed.lock().unwrap().len(), 1);
+    next.stops().await;
+}
+
+/// A message that a run has left, as the next one finds it.
+async fn left(journal: &Journal, seq: Seq) -> Pending {
+    let entry = journal.read(seq).await.unwrap();
+    Pending {
+        seq,
         address: entry.address,
         accepted_at_ms: entry.accepted_at_ms,
         request: entry.request,
         note: entry.note,
         replayed: entry.replayed,
         origin: entry.origin,
-    };
-    let next = Bridge::start_on(journal, &[pending], []);
-    assert_eq!(next.ended(1).await, [(status, "Delivered".to_owned())]);
-    assert_eq!(next.script.placed.lock().unwrap().len(), 1);
-    next.stops().await;
+    }
 }
 
 fn all(seqs: &[Seq], how: &str) -> Vec<(Seq, String)> {
@@ -449,38 +456,12 @@ async fn found(contacts: &[&str]) -> (Vec<Seq>, Bridge) {
     before.stops().await;
     let mut pending = Vec::new();
     for seq in &seqs {
-        let entry = journal.read(*seq).await.unwrap();
-        pending.push(Pending {
-            seq: *seq,
-            address: entry.address,
-            accepted_at_ms: entry.accepted_at_ms,
-            request: entry.request,
-            note: entry.note,
-            replayed: entry.replayed,
-            origin: entry.origin,
-        });
+        pending.push(left(&journal, *seq).await);
     }
-    (seqs, Bridge::start_withholding(journal, pending))
+    (seqs, Bridge::start_unjudged(journal, pending, []))
 }
 
 impl Bridge {
-    fn start_withholding(journal: Journal, pending: Vec<Pending>) -> Self {
-        let script = Arc::new(Script::default());
-        let accepted = journal.committed();
-        let (runner, handle) = Runner::new(journal.clone(), script.clone(), limits(), &[], accepted);
-        let runner = runner.withholding(pending, |_| false);
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(runner.run(stop.clone(), Duration::from_secs(1)));
-        handle.serves(channel(1), settings());
-        Self {
-            journal,
-            script,
-            handle,
-            stop,
-            task,
-        }
-    }
-
     fn withheld(&self) -> usize {
         self.script.stats.lock().unwrap().withheld
     }
@@ -539,6 +520,37 @@ async fn of_a_rewound_journal_only_what_is_new_is_delivered_until_a_person_has_d
     assert_eq!(ended, all(&old[1..], "Delivered"), "whatever their age");
     assert_eq!(bridge.handle.standing().await.unwrap().withheld, [].into());
     bridge.stops().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_a_run_before_left_waits_for_its_send_when_the_journal_is_judged() {
+    let before = Bridge::start([]);
+    before
+        .script
+        .places
+        .lock()
+        .unwrap()
+        .push_back(Place::WaitForSend(in_ten_minutes()));
+    let status = before.reports(7, 1).await;
+    while before.script.placed.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let journal = before.journal.clone();
+    before.stops().await;
+    let pending = vec![left(&journal, status).await];
+    let next = Bridge::start_unjudged(journal, pending, []);
+    let wait = Place::WaitForSend(in_ten_minutes());
+    next.script.places.lock().unwrap().push_back(wait);
+    let start = Instant::now();
+    next.handle.judged(true);
+    assert_eq!(next.ended(1).await, all(&[status], "Delivered"));
+    assert!(
+        start.elapsed() > Duration::from_secs(599),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(next.script.placed.lock().unwrap().len(), 2, "it was looked at");
+    next.stops().await;
 }
 
 #[tokio::test(start_paused = true)]

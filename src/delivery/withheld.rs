@@ -131,7 +131,7 @@ impl Withheld {
 }
 
 /// What left before its turn may have arrived: it must not come again behind what was accepted before it.
-pub(super) fn in_order(messages: Vec<Pending>) -> Vec<Pending> {
+fn in_order(messages: Vec<Pending>) -> Vec<Pending> {
     let (mut begun, mut rest): (Vec<_>, Vec<_>) =
         messages.into_iter().partition(|message| message.note.begun);
     begun.append(&mut rest);
