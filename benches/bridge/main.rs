@@ -10,6 +10,8 @@
 
 #![allow(clippy::print_stdout, reason = "a report for a person at a terminal")]
 
+#[path = "../cluster.rs"]
+mod cluster;
 #[path = "../figures.rs"]
 #[allow(dead_code, reason = "each measurement uses its part of it")]
 mod figures;

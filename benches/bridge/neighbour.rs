@@ -102,11 +102,12 @@ pub async fn measure(world: &mut World, arguments: &Arguments, table: &mut Table
         ),
         ("at Aura", |phase| &phase.deliveries),
     ] {
-        let p99 = |phase: &Phase| {
+        let at = |phase: &Phase, share: f64| {
             let mut times = of(phase).clone();
             times.sort_unstable();
-            percentile(&times, 0.99)
+            percentile(&times, share)
         };
+        let p99 = |phase: &Phase| at(phase, 0.99);
         let ratio = |phase: &Phase| p99(phase).as_secs_f64() / p99(&alone).as_secs_f64();
         table.note(
             format!("p99 {what}, alone, of {} messages", of(&alone).len()),
@@ -116,15 +117,10 @@ pub async fn measure(world: &mut World, arguments: &Arguments, table: &mut Table
             format!("control: alone again, ratio ({what})"),
             format!("{:.2} ({})", ratio(&again), ms(p99(&again))),
         );
-        let p50 = |phase: &Phase| {
-            let mut times = of(phase).clone();
-            times.sort_unstable();
-            percentile(&times, 0.5)
-        };
         table.note(
             format!("p50 {what}: alone, again, beside one that hangs, floods"),
             [&alone, &again, &hung, &flooded]
-                .map(|phase| ms(p50(phase)))
+                .map(|phase| ms(at(phase, 0.5)))
                 .join(", "),
         );
         for (beside, phase) in [("hangs", &hung), ("floods", &flooded)] {

@@ -5,23 +5,17 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, ensure};
 use aura_whatsapp_operator::{
     api::WhatsAppChannel,
-    http,
     sim::{
         aura::{AuraOptions, AuraSim, Behaviour},
-        controlplane::{self, Child, ControlPlane, Guard},
-        dev::{
-            objects,
-            site::{self, Plan, Site},
-        },
+        controlplane::Child,
+        dev::site::{self, Plan, Site},
         kernel::{KernelOptions, KernelSim},
     },
 };
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, api::PostParams};
-use serde_json::json;
-use tempfile::TempDir;
 
-use super::load;
+use super::{cluster::Cluster, load};
 
 /// The namespace of everything.
 pub const NAMESPACE: &str = "aura-bench";
@@ -36,28 +30,13 @@ pub struct World {
     pub kernel: KernelSim,
     pub aura: AuraSim,
     pub site: Site,
-    control_plane: ControlPlane,
-    _dir: TempDir,
+    cluster: Cluster,
 }
 
 impl World {
     pub async fn start() -> anyhow::Result<Self> {
-        http::install_tls_provider();
-        println!("starting the control plane");
-        let assets = controlplane::locate(ControlPlane::tools(false)).await?;
-        let guard = Guard::start(Path::new(env!("CARGO_BIN_EXE_aura-dev"))).await?;
-        let dir = TempDir::with_prefix("aura-bench-")?;
-        let control_plane = ControlPlane::start(controlplane::Options {
-            dir: dir.path().join("cluster"),
-            guard: guard.clone(),
-            assets: &assets,
-            controller_manager: false,
-        })
-        .await?;
-        let client = control_plane.client()?;
-        site::install_crd(&client).await?;
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-        objects::apply(&client, namespace).await?;
+        let cluster = Cluster::start(NAMESPACE).await?;
+        let client = cluster.client.clone();
         let kernel = KernelSim::start(KernelOptions::default()).await?;
         let aura = AuraSim::start(AuraOptions {
             // Replies would be a load of their own.
@@ -67,10 +46,10 @@ impl World {
         .await?;
         let site = Site::install(Plan {
             client: client.clone(),
-            kubeconfig: control_plane.kubeconfig(),
-            guard,
+            kubeconfig: cluster.control_plane.kubeconfig(),
+            guard: cluster.guard.clone(),
             program: Path::new(env!("CARGO_BIN_EXE_aura-whatsapp-operator")),
-            dir: dir.path().join("site"),
+            dir: cluster.dir.path().join("site"),
             release_namespace: NAMESPACE,
             watched: &[NAMESPACE.to_owned()],
             finalizers_cluster_wide: false,
@@ -92,8 +71,7 @@ impl World {
             kernel,
             aura,
             site,
-            control_plane,
-            _dir: dir,
+            cluster,
         })
     }
 
@@ -131,7 +109,7 @@ impl World {
     }
 
     pub async fn shutdown(&self) -> anyhow::Result<()> {
-        Ok(self.control_plane.shutdown().await?)
+        Ok(self.cluster.control_plane.shutdown().await?)
     }
 }
 

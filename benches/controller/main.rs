@@ -10,6 +10,8 @@
 #![allow(clippy::print_stdout, reason = "a report for a person at a terminal")]
 
 mod board;
+#[path = "../cluster.rs"]
+mod cluster;
 #[path = "../figures.rs"]
 mod figures;
 mod load;

@@ -8,12 +8,10 @@ use std::{
 use anyhow::Context;
 use aura_whatsapp_operator::{
     api::WhatsAppChannel,
-    http,
     sim::{
-        controlplane::{self, ControlPlane, Guard, Requests},
+        controlplane::Requests,
         dev::{
             bulk::create_all,
-            objects,
             site::{self, Plan, Site},
         },
         kernel::{KernelOptions, KernelSim},
@@ -21,10 +19,8 @@ use aura_whatsapp_operator::{
 };
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use serde_json::json;
-use tempfile::TempDir;
 
-use super::{Arguments, board::Board, load};
+use super::{Arguments, board::Board, cluster::Cluster, load};
 
 /// Creations at once: more make the API server no faster on two cores.
 const AT_ONCE: usize = 32;
@@ -37,28 +33,13 @@ pub struct World {
     pub client: Client,
     pub kernel: KernelSim,
     pub site: Site,
-    control_plane: ControlPlane,
-    _dir: TempDir,
+    cluster: Cluster,
 }
 
 impl World {
     pub async fn start(arguments: &Arguments) -> anyhow::Result<Self> {
-        http::install_tls_provider();
-        println!("starting the control plane");
-        let assets = controlplane::locate(ControlPlane::tools(false)).await?;
-        let guard = Guard::start(Path::new(env!("CARGO_BIN_EXE_aura-dev"))).await?;
-        let dir = TempDir::with_prefix("aura-bench-")?;
-        let control_plane = ControlPlane::start(controlplane::Options {
-            dir: dir.path().join("cluster"),
-            guard: guard.clone(),
-            assets: &assets,
-            controller_manager: false,
-        })
-        .await?;
-        let client = control_plane.client()?;
-        site::install_crd(&client).await?;
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-        objects::apply(&client, namespace).await?;
+        let cluster = Cluster::start(NAMESPACE).await?;
+        let client = cluster.client.clone();
         let kernel = KernelSim::start(KernelOptions {
             latency: Duration::from_millis(arguments.kernel_latency),
             ..KernelOptions::default()
@@ -66,10 +47,10 @@ impl World {
         .await?;
         let mut site = Site::install(Plan {
             client: client.clone(),
-            kubeconfig: control_plane.kubeconfig(),
-            guard,
+            kubeconfig: cluster.control_plane.kubeconfig(),
+            guard: cluster.guard.clone(),
             program: Path::new(env!("CARGO_BIN_EXE_aura-whatsapp-operator")),
-            dir: dir.path().join("site"),
+            dir: cluster.dir.path().join("site"),
             release_namespace: NAMESPACE,
             watched: &[NAMESPACE.to_owned()],
             finalizers_cluster_wide: false,
@@ -96,8 +77,7 @@ impl World {
             client,
             kernel,
             site,
-            control_plane,
-            _dir: dir,
+            cluster,
         })
     }
 
@@ -138,7 +118,7 @@ impl World {
     }
 
     pub async fn shutdown(&self) -> anyhow::Result<()> {
-        Ok(self.control_plane.shutdown().await?)
+        Ok(self.cluster.control_plane.shutdown().await?)
     }
 }
 
