@@ -5,7 +5,7 @@
 //! ConfigMap that the controller writes from what the bridge tells: the journal's id, and how far it had got. A bridge
 //! compares before it delivers anything that a run before it accepted.
 //!
-//! Not for reading or writing either: `bridge/lineage.rs` and `controller/lineage.rs` do.
+//! Not for reading or writing either: `bridge/lineage` and `controller/bridge.rs` do.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize, de::Error as _};
 pub const DEFAULT_RECORD: &str = "aura-whatsapp-operator-journal";
 
 /// How many numbers a journal passes over that takes another's place: more than the other can have given away between
-/// what is recorded of it and its end. A message's number is part of what Kernel knows a send by, so none may come twice.
+/// what is recorded of it and its end. A message's number is part of what WhatsApp tells
+/// back of a send, so none may come twice.
 pub const NUMBERS_PASSED_OVER: u64 = 1 << 24;
 
 /// What tells one journal from another: chance, made with it.

@@ -58,12 +58,12 @@ impl Deliver for Deliverer {
             }
         };
         let span = SpanId::new(fastrand::u64(..));
-        let carried = Context::of_kept(&entry.trace).outgoing(own, span);
+        let carried = Context::of_kept(&entry.trace).outgoing(own.clone(), span);
         let (ended, why) = match direction {
             Direction::ToAura if entry.origin == Origin::Report => {
-                self.status_to_aura(&route, &entry, &carried).await
+                self.status_to_aura(&route, &entry, &own, &carried).await
             }
-            Direction::ToAura => self.to_aura(&route, &entry, event, &carried).await,
+            Direction::ToAura => self.to_aura(&route, &entry, event, &own, &carried).await,
             Direction::ToKernel => self.to_kernel(&route, &entry, &carried).await,
         };
         let (outcome, now) = (outcome(&ended), now_ms());
@@ -229,16 +229,17 @@ impl Deliverer {
         route: &Route,
         entry: &Entry,
         event: Option<whatsapp::Event>,
+        id: &str,
         carried: &Outgoing,
     ) -> Tried {
-        let Some((id, activity)) = event.and_then(|event| self.activity(route, entry, &event, carried))
-        else {
+        let activity = event.and_then(|event| self.activity(route, entry, &event, id, carried));
+        let Some(activity) = activity else {
             return failed(
                 Ended::Fatal { reason: "Unreadable" },
                 &"the journal's entry is no webhook call",
             );
         };
-        self.post(route, &id, activity, carried).await
+        self.post(route, id, activity, carried).await
     }
 
     /// Posts an activity to the channel's Aura.
@@ -268,20 +269,20 @@ impl Deliverer {
         failed(aura_failed(&error), &error)
     }
 
-    /// The id and JSON of a user's message as an activity.
+    /// A user's message as an activity, in JSON.
     fn activity(
         &self,
         route: &Route,
         entry: &Entry,
         event: &whatsapp::Event,
+        id: &str,
         carried: &Outgoing,
-    ) -> Option<(String, Bytes)> {
+    ) -> Option<Bytes> {
         let whatsapp::Event::Message(message) = event else {
             return None;
         };
-        let id = entry::activity_id(route.channel, event, &self.state.keys.load());
-        let activity = convert::message_activity(message, &self.context(route, &entry.contact, &id, carried));
-        Some((id, Bytes::from(serde_json::to_vec(&activity.ok()?).ok()?)))
+        let activity = convert::message_activity(message, &self.context(route, &entry.contact, id, carried));
+        Some(Bytes::from(serde_json::to_vec(&activity.ok()?).ok()?))
     }
 
     /// What an activity of a user's conversation needs.
@@ -302,11 +303,6 @@ impl Deliverer {
             correlator: carried.correlator.clone(),
             service_url: route.environment.aura.reply_url.as_str(),
         }
-    }
-
-    /// The id of the activity for a status.
-    pub(super) fn status_id(&self, route: &Route, status: &whatsapp::Status) -> String {
-        entry::status_activity_id(route.channel, status, &self.state.keys.load())
     }
 
     async fn to_kernel(&self, route: &Route, entry: &Entry, carried: &Outgoing) -> Tried {

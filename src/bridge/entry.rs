@@ -236,8 +236,7 @@ pub fn activity_id(channel: ChannelId, event: &Event, keys: &Keys) -> String {
     }
 }
 
-/// The same for a status.
-pub fn status_activity_id(channel: ChannelId, status: &Status, keys: &Keys) -> String {
+fn status_activity_id(channel: ChannelId, status: &Status, keys: &Keys) -> String {
     let (id, word) = (status.id.as_bytes(), status.status.as_bytes());
     uuid_of(keys.fingerprint(&[b"activity", channel.as_bytes(), b"status", id, word]))
 }

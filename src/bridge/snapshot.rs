@@ -41,7 +41,7 @@ fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 
-/// Writes the snapshot: beside the old one, synced, then in its place, so that there is always a whole one.
+/// Writes the snapshot.
 ///
 /// # Errors
 /// When the volume does not take it.
@@ -51,12 +51,23 @@ pub(super) fn save(dir: &Path, channels: Vec<ChannelView>, issued: &Issued) -> i
         channels,
         issued: issued.kept(),
     };
-    let new = dir.join("routes.json.new");
+    write_whole(&path(dir), &serde_json::to_vec(&snapshot)?)
+}
+
+/// Writes a file: beside the old one, synced, then in its place, so that there is always a whole one.
+///
+/// # Errors
+/// When the volume does not take it.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("json.new");
     let file = fs::File::create(&new)?;
-    (&file).write_all(&serde_json::to_vec(&snapshot)?)?;
+    (&file).write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&new, path(dir))?;
-    fs::File::open(dir)?.sync_all()
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(dir) => fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 /// Reads the snapshot; `None` where there is none, or none that this release understands.

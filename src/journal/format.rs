@@ -62,8 +62,8 @@
 //!   noted    4, flags (1 an outcome is unknown, 2 begun before its turn, 4 times the rank of what Aura was told of it),
 //!            parts u16, sequence number u64, attempts u32
 //!   parked   5, direction, 1 parked or 0 released, 0, channel 16, contact key 16
-//!   erased   6, then as in the accepted record that stood here bytes 1, 4..28, 32..64 and 96..110 and of byte 2 the two flags (its
-//!            id is still remembered, its contact is not); all else zeros, to the length of that record
+//!   erased   6, then as in the accepted record that stood here bytes 1, 4..28, 32..64 and 96..110, and of byte 2 the two
+//!            flags (its id is still remembered, its contact is not); all else zeros, to the length of that record
 //!   part     7, 0, which part from 0 u16, sequence number u64, reference 16: a part that is not the last was sent
 //!
 //! salted CRC: CRC-32C of (segment number u64, nonce u64, offset in the file of the frame or record u64, data)
@@ -89,7 +89,7 @@ const SEGMENT_MAGIC: [u8; 8] = *b"AWOJRNL\n";
 const FRAME_MAGIC: [u8; 4] = *b"FRM2";
 /// The fixed part of an accepted record's content.
 pub(super) const ACCEPTED_FIXED: usize = 112;
-/// Where the high byte of the trace's length stands: zero in whatever was written while a trace had one byte for it.
+/// By how many bits the high byte of the trace's length stands above the flags.
 const TRACE_LEN_HIGH: u32 = 2;
 const WRITTEN_AGAIN: u8 = 1;
 const REPLAYED: u8 = 2;
@@ -484,10 +484,10 @@ fn blank(content: &mut [u8]) {
     if let Some(kind) = content.first_mut() {
         *kind = 6;
     }
-    // The trace's length; the key; contact and request; trace and what is sealed.
     if let Some(flags) = content.get_mut(2) {
         *flags &= WRITTEN_AGAIN | REPLAYED;
     }
+    // The trace's length; the key; contact and request; origin, trace and what is sealed.
     for gone in [3..4, 28..32, 64..96, 110..content.len()] {
         if let Some(bytes) = content.get_mut(gone) {
             bytes.fill(0);

@@ -324,14 +324,7 @@ impl Journal {
     /// # Errors
     /// [`AppendError`]; the note may be there or not after a restart.
     pub async fn note(&self, seq: Seq, note: Note) -> Result<(), AppendError> {
-        let part = None;
-        self.ask(|reply| Command::Note {
-            seq,
-            note,
-            part,
-            reply,
-        })
-        .await
+        self.noting(seq, note, None).await
     }
 
     /// As [`Journal::note`]; also that a part of the message, which is not its last one, was sent under a reference.
@@ -345,7 +338,10 @@ impl Journal {
         part: u16,
         reference: Reference,
     ) -> Result<(), AppendError> {
-        let part = Some((part, reference));
+        self.noting(seq, note, Some((part, reference))).await
+    }
+
+    async fn noting(&self, seq: Seq, note: Note, part: Option<(u16, Reference)>) -> Result<(), AppendError> {
         self.ask(|reply| Command::Note {
             seq,
             note,

@@ -81,6 +81,16 @@ const BLANK: [u8; 4096] = [0; 4096];
 /// Zeros are written in pieces of this many bytes.
 const ZEROS: usize = 1 << 20;
 
+/// A file that is empty, whatever was there, and for this user alone.
+fn anew(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+}
+
 /// How much of a file is given back at once.
 const STEP: u64 = 4 << 20;
 
@@ -242,12 +252,7 @@ impl Storage for Directory {
         }
         let unready = self.unready();
         let fill = || {
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&unready)?;
+            let file = anew(&unready)?;
             // Written, and not only reserved: an unwritten extent would put metadata into every sync.
             let zeros = vec![0; ZEROS];
             let mut at = 0;
@@ -293,12 +298,7 @@ impl Storage for Directory {
     fn replace(&self, number: u64, bytes: &[u8]) -> io::Result<()> {
         let unready = self.rewritten();
         let write = || {
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&unready)?;
+            let file = anew(&unready)?;
             FileExt::write_all_at(&file, bytes, 0)?;
             file.sync_all()?;
             std::fs::rename(&unready, self.name(number))
@@ -313,10 +313,7 @@ impl Storage for Directory {
     fn discard_waiting(&self) -> io::Result<()> {
         let _changing = self.spares();
         for path in (0..MOST_SPARES).map(|index| self.spare(index)) {
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_by_steps(&path)?;
         }
         self.handle.sync_all()
     }

@@ -113,10 +113,12 @@ fn run(
 
 /// The next job, if it is there or, with several callers, comes in a moment.
 fn next_soon(queue: &mut Receiver<Job>, several: bool) -> Option<Job> {
-    queue.try_recv().ok().or_else(|| {
-        several.then(|| thread::sleep(BEFORE_MARK))?;
-        queue.try_recv().ok()
-    })
+    let job = queue.try_recv().ok();
+    if job.is_some() || !several {
+        return job;
+    }
+    thread::sleep(BEFORE_MARK);
+    queue.try_recv().ok()
 }
 
 /// Does what is to be done, as it comes up and from time to time. It asks the writer like any caller, but keeps no

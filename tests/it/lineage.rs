@@ -17,6 +17,7 @@ use aura_whatsapp_operator::{
 use k8s_openapi::api::{core::v1::ConfigMap, events::v1::Event};
 use kube::{Api, api::ListParams};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::support::{PROGRAM, SOON, World};
 
@@ -92,6 +93,23 @@ async fn withheld(world: &World) -> f64 {
         .await
 }
 
+/// A copy of the journal as it is now; then the bridge goes on with the journal, and Kernel is well again.
+async fn copied_while_kernel_fails(world: &mut World) -> TempDir {
+    stop_bridge(world).await;
+    let aside = tempfile::tempdir().unwrap();
+    copy(&journal(world), aside.path());
+    world.kernel.clear_faults();
+    world.start_bridge().await;
+    aside
+}
+
+/// The copy in the place of the journal, and a bridge that finds it there.
+async fn put_back(world: &mut World, aside: &TempDir) {
+    fs::remove_dir_all(journal(world)).unwrap();
+    copy(aside.path(), &journal(world));
+    world.start_bridge().await;
+}
+
 fn texts(world: &World, user: &str) -> Vec<String> {
     let received = world.kernel.received(user);
     received.into_iter().map(|message| message.text).collect()
@@ -105,11 +123,7 @@ async fn an_older_journal_that_is_put_back_sends_nothing_of_the_old_until_a_pers
     world.kernel.inject(Fault::status(503).on(Endpoint::Send));
     world.kernel.user_sends("1002", USER, "old").unwrap();
     world.aura.wait_replies(1, SOON).await.unwrap();
-    stop_bridge(&mut world).await;
-    let aside = tempfile::tempdir().unwrap();
-    copy(&journal(&world), aside.path());
-    world.kernel.clear_faults();
-    world.start_bridge().await;
+    let aside = copied_while_kernel_fails(&mut world).await;
     // and is delivered, and the next ones, after it.
     world.wait_received(USER, 1).await;
     world.converse(&number, USER, "later", 2).await;
@@ -118,9 +132,7 @@ async fn an_older_journal_that_is_put_back_sends_nothing_of_the_old_until_a_pers
     let delivered = texts(&world, USER);
     stop_bridge(&mut world).await;
 
-    fs::remove_dir_all(journal(&world)).unwrap();
-    copy(aside.path(), &journal(&world));
-    world.start_bridge().await;
+    put_back(&mut world, &aside).await;
     world
         .until("the journal is found to be rewound", async || {
             world
@@ -206,19 +218,13 @@ async fn what_a_rewound_journal_withholds_can_be_given_up_and_becomes_dead_lette
         world.kernel.user_sends("1002", user, "old").unwrap();
     }
     world.aura.wait_replies(2, SOON).await.unwrap();
-    stop_bridge(&mut world).await;
-    let aside = tempfile::tempdir().unwrap();
-    copy(&journal(&world), aside.path());
-    world.kernel.clear_faults();
-    world.start_bridge().await;
+    let aside = copied_while_kernel_fails(&mut world).await;
     world.wait_received(USER, 1).await;
     world.wait_received(OTHER, 1).await;
     world.wait_settled().await;
     wait_recorded(&world).await;
     stop_bridge(&mut world).await;
-    fs::remove_dir_all(journal(&world)).unwrap();
-    copy(aside.path(), &journal(&world));
-    world.start_bridge().await;
+    put_back(&mut world, &aside).await;
     world.wait_delivering(&number, "False", "JournalRewound").await;
     let arguments = ["drop", "--journal", "--because", "they were delivered before"];
     let (code, would) = messages(&world, &arguments);

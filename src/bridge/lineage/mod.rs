@@ -8,8 +8,7 @@
 mod kept;
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -21,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::kept::Kept;
-use super::state::Shared;
+use super::{snapshot, state::Shared};
 use crate::{
     cluster,
     delivery::{OfChannel, RunnerHandle, backoff::Backoff},
@@ -157,17 +156,8 @@ impl Lineage {
     }
 }
 
-/// Writes the file: beside the old one, synced, then in its place.
 fn save(path: &Path, kept: &Kept) -> io::Result<()> {
-    let new = path.with_extension("json.new");
-    let file = fs::File::create(&new)?;
-    (&file).write_all(&serde_json::to_vec(kept)?)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    match path.parent() {
-        Some(dir) => fs::File::open(dir)?.sync_all(),
-        None => Ok(()),
-    }
+    snapshot::write_whole(path, &serde_json::to_vec(kept)?)
 }
 
 /// Compares the journal with the cluster's record.

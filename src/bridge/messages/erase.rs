@@ -1,7 +1,7 @@
 //! Takes one user out of the journal, and gives a receipt: what waits for him is given up, what was given up goes, and
 //! what stands in the files of his messages is overwritten.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json,
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::ChannelId,
     bridge::{entry, state::now_ms},
-    journal::{Erased, Kept, Seq, Standing, Wanted, Whose},
+    journal::{AppendError, Erased, Kept, Kind, Seq, Standing, Wanted, Whose},
     keys::Keys,
 };
 
@@ -105,37 +105,37 @@ pub(super) async fn erase<D: Desk>(Extract(office): At<D>, request: Request) -> 
 #[derive(Default)]
 struct GivenUp {
     pending: Vec<Seq>,
-    dead: u64,
+    dead: usize,
 }
 
 async fn carry_out<D: Desk>(
     office: &Office<D>,
     whose: &Whose,
-    mut kept: Standings,
+    kept: Standings,
     given_up: &mut GivenUp,
 ) -> Result<Erased, Refused> {
-    let mut asked = HashSet::new();
+    let journal = &office.state.journal;
+    for seq in kept.pending {
+        office.desk.give_up(seq).await?;
+        given_up.pending.push(seq);
+    }
     for _ in 0..LOOKS {
-        for seq in &kept.pending {
-            if asked.insert(*seq) {
-                office.desk.give_up(*seq).await?;
-                given_up.pending.push(*seq);
-            }
-        }
-        for seq in &kept.dead {
-            office.forget(*seq).await?;
-            // One that was pending a moment ago was counted as that.
-            given_up.dead += u64::from(!asked.contains(seq));
-        }
-        if kept.pending.is_empty() {
+        let waits = |seq: &Seq| journal.kind(*seq) == Some(Kind::Pending);
+        if !given_up.pending.iter().any(waits) {
             break;
         }
         tokio::time::sleep(LOOK_AGAIN).await;
-        kept = standings(office, whose).await?;
     }
-    let erased = office.state.journal.erase(whose.clone()).await;
+    for seq in kept.dead.iter().chain(&given_up.pending) {
+        // What was under way may have arrived.
+        if journal.kind(*seq) == Some(Kind::DeadLetter) {
+            office.forget(*seq).await?;
+        }
+    }
+    given_up.dead = kept.dead.len();
+    let erased = journal.erase(whose.clone()).await;
     erased.map_err(|error| match error {
-        crate::journal::AppendError::Io(why) => Refused::NotNow(format!("a part may be erased: {why}")),
+        AppendError::Io(why) => Refused::NotNow(format!("a part may be erased: {why}")),
         error => error.into(),
     })
 }

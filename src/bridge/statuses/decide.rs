@@ -138,25 +138,19 @@ pub enum Plan {
 /// restart or at another attempt, finds the same.
 pub fn decide(report: &Report, known: Known, heard: u8, rules: &Rules<'_>, now_ms: u64) -> Plan {
     let tell_aura = rules.tells(report.class);
-    let rank = report.class.rank();
-    let is_late = |told: u8| rank > 0 && rank < told.max(heard);
-    let remedy = match known {
+    let (remedy, told) = match known {
         Known::NotYet => {
             let until = report.accepted_at_ms.saturating_add(ms(WAIT));
             if now_ms < until {
                 return Plan::WaitForSend(until);
             }
-            Remedy::None
+            (Remedy::None, 0)
         }
-        Known::Lost => Remedy::None,
-        Known::Message(message) => {
-            if is_late(message.told) {
-                return Plan::Late;
-            }
-            remedy(report, &message, rules)
-        }
+        Known::Lost => (Remedy::None, 0),
+        Known::Message(message) => (remedy(report, &message, rules), message.told),
     };
-    if is_late(0) {
+    let rank = report.class.rank();
+    if rank > 0 && rank < told.max(heard) {
         return Plan::Late;
     }
     if !matches!(known, Known::Message(_)) && !report.names_user {

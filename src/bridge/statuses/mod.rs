@@ -194,7 +194,13 @@ impl Deliverer {
     }
 
     /// Tells Aura of a status. What was to be done about its message is done before, if it is not yet.
-    pub(super) async fn status_to_aura(&self, route: &Route, entry: &Entry, carried: &Outgoing) -> Tried {
+    pub(super) async fn status_to_aura(
+        &self,
+        route: &Route,
+        entry: &Entry,
+        id: &str,
+        carried: &Outgoing,
+    ) -> Tried {
         let looked = match self.look(entry).await {
             Ok(Some(looked)) => looked,
             Ok(None) => {
@@ -225,7 +231,7 @@ impl Deliverer {
         if let Plan::Do { tell_aura: false, .. } = plan {
             return (Ended::Dropped { reason: NOT_TOLD }, None);
         }
-        let (user, id) = (looked.user().to_owned(), self.status_id(route, &looked.status));
+        let user = looked.user().to_owned();
         let about = convert::About {
             user: &user,
             reply: looked.reply(),
@@ -233,12 +239,12 @@ impl Deliverer {
             resent: remedy == Remedy::Again,
             user_told: remedy == Remedy::Tell,
         };
-        let context = self.context(route, &user, &id, carried);
+        let context = self.context(route, &user, id, carried);
         let activity = convert::status_activity(&looked.status, about, &context).ok();
         let Some(activity) = activity.and_then(|activity| serde_json::to_vec(&activity).ok()) else {
             return failed(Ended::Fatal { reason: "Unreadable" }, &"the status is no JSON");
         };
-        let posted = self.post(route, &id, Bytes::from(activity), carried).await;
+        let posted = self.post(route, id, Bytes::from(activity), carried).await;
         if posted.0 == (Ended::Delivered { reference: None })
             && let Some((sent, entry)) = &looked.message
             && report.class.rank() > entry.note.told

@@ -9,7 +9,7 @@ use anyhow::ensure;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Because, Ran, client::Client, done};
+use super::{Because, Ran, client::Client, done, number};
 use crate::{
     cli::output::{FOUND, NOT_JUDGED},
     words::{counted, printable},
@@ -69,10 +69,6 @@ impl Erase {
         let code = if receipt["complete"] == true { 0 } else { FOUND };
         done(receipt_lines(&receipt), receipt, code)
     }
-}
-
-fn number(value: &Value) -> usize {
-    usize::try_from(value.as_u64().unwrap_or_default()).unwrap_or(usize::MAX)
 }
 
 fn who(answer: &Value) -> String {

@@ -368,7 +368,7 @@ impl List {
             if let Value::Array(more) = page["messages"].take() {
                 messages.extend(more);
             }
-            unreadable += page["unreadable"].as_u64().unwrap_or_default();
+            unreadable += number(&page["unreadable"]);
             next = page["next"].as_u64();
             if next.is_none() || messages.len() as u64 >= self.limit {
                 break;
@@ -381,7 +381,7 @@ impl List {
             let _ = writeln!(
                 human,
                 "{} can't be read: the journal is damaged there",
-                counted_u64(unreadable)
+                counted(unreadable, "message")
             );
         }
         done(
@@ -392,8 +392,9 @@ impl List {
     }
 }
 
-fn counted_u64(number: u64) -> String {
-    counted(usize::try_from(number).unwrap_or(usize::MAX), "message")
+/// A count that an answer holds.
+fn number(value: &Value) -> usize {
+    usize::try_from(value.as_u64().unwrap_or_default()).unwrap_or(usize::MAX)
 }
 
 impl Show {

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Because, Ran, client::Client, done, needs_yes};
+use super::{Because, Ran, client::Client, done, needs_yes, number};
 use crate::{
     cli::output::{FOUND, NOT_JUDGED},
     words::{counted, printable},
@@ -14,13 +14,6 @@ use crate::{
 const AGAIN: Duration = Duration::from_millis(200);
 /// How often, in a row, before that is told of.
 const TRIES: u32 = 50;
-
-fn number(value: &Value) -> usize {
-    value
-        .as_u64()
-        .and_then(|number| usize::try_from(number).ok())
-        .unwrap_or_default()
-}
 
 /// Whether the journal is the cluster's, and what it withholds.
 pub(super) async fn show(client: &Client<'_>) -> Ran {
