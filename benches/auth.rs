@@ -11,12 +11,12 @@
 #![allow(clippy::print_stdout, reason = "a report for a person at a terminal")]
 #![allow(clippy::cast_precision_loss, reason = "nanoseconds, for a person")]
 
-use std::{hint::black_box, process::ExitCode, time::Instant};
+use std::{hint::black_box, process::ExitCode, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
 use aura_whatsapp_operator::{
     api::ChannelId,
-    bridge::{ChannelView, Issued, RouteTable, Verdict, judge},
+    bridge::{ChannelView, Commons, Issued, RouteTable, Verdict, judge},
     config::Installation,
     keys::{KeyMaterial, Keys, Tag},
 };
@@ -47,22 +47,23 @@ fn channel(number: u16) -> ChannelId {
     ChannelId::from_bytes(bytes)
 }
 
-fn view(number: u16) -> anyhow::Result<ChannelView> {
-    let spec = serde_json::from_value(json!({
-        "channelId": channel(number).to_string(),
-        "environment": "es-dev",
-        "kernel": {"credentialsSecretRef": {"name": "x"}},
+fn view(commons: &mut Commons, number: u16) -> anyhow::Result<Arc<ChannelView>> {
+    let resource = serde_json::from_value(json!({
+        "apiVersion": "channels.auracognitive.com/v1alpha1",
+        "kind": "WhatsAppChannel",
+        "metadata": {
+            "namespace": "aura-es",
+            "name": format!("number-{number}"),
+            "creationTimestamp": "2026-11-22T10:00:00Z",
+        },
+        "spec": {
+            "channelId": channel(number).to_string(),
+            "environment": "es-dev",
+            "kernel": {"credentialsSecretRef": {"name": "x"}},
+        },
     }))?;
-    Ok(ChannelView {
-        namespace: "aura-es".to_owned(),
-        name: format!("number-{number}"),
-        created: i64::from(number),
-        leaving: false,
-        spec,
-        secret_version: None,
-        api_key_version: None,
-        webhook_key: None,
-    })
+    let view = commons.view(&resource).context("a channel that was stored")?;
+    Ok(Arc::new(view))
 }
 
 /// A key with one character of its MAC changed.
@@ -83,8 +84,11 @@ fn main() -> anyhow::Result<ExitCode> {
     let installation = Installation::parse(CONFIG, "the measurement's")?;
     let material = KeyMaterial::new(|name| (name != "previous").then(|| vec![3; 32]))?;
     let keys = Keys::derive(&material);
-    let views: Vec<ChannelView> = (0..CHANNELS).map(view).collect::<anyhow::Result<_>>()?;
-    let routes = RouteTable::build(&views, &installation, &Issued::default());
+    let mut commons = Commons::default();
+    let views: Vec<_> = (0..CHANNELS)
+        .map(|number| view(&mut commons, number))
+        .collect::<anyhow::Result<_>>()?;
+    let routes = RouteTable::build(&views, &installation, &Issued::default(), &RouteTable::default());
     let known = channel(CHANNELS / 2);
     let right = keys.api_key(Tag::new("es-dev", "aura-es"), 1, known);
     let right = right.expose();

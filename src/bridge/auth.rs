@@ -59,7 +59,7 @@ pub fn judge(
     let route = channel.and_then(|channel| routes.get(channel));
     let digest = KeyDigest::of(keys, &key);
     let is_issued =
-        !key.is_empty() && issued::presented(route.map_or(&[], |route| route.issued.as_slice()), digest, now);
+        !key.is_empty() && issued::presented(route.map_or(&[], |route| &*route.issued), digest, now);
     let departed = channel.map_or(&[][..], |channel| routes.departed(channel));
     let is_departed = !key.is_empty() && issued::presented(departed, digest, now);
 
@@ -68,9 +68,9 @@ pub fn judge(
         (Some(route), Some(proof)) if proof.tag == route.tag => {
             // Also of a channel that changes to a key issued elsewhere: Kernel calls with the derived one until it is
             // told.
-            if route.generations.take(proof.generation, now) {
+            if route.generations().take(proof.generation, now) {
                 Verdict::Routed(route.clone())
-            } else if route.generations.is_unknown(now) || route.generations.is_ahead(proof.generation) {
+            } else if route.generations().is_unknown(now) || route.generations().is_ahead(proof.generation) {
                 // Kernel may well have been told this one: the status that would say so is lost, or on its way.
                 Verdict::NotRoutable
             } else {
@@ -80,7 +80,7 @@ pub fn judge(
         // The key was made for another namespace or environment, from where the channel has gone for now.
         (_, Some(_)) => Verdict::NotRoutable,
         // The channel's issued key is not known yet, or may be another by now: nobody can be refused or believed.
-        (Some(route), None) if route.key_missing || (route.key_issued && !current) => Verdict::NotRoutable,
+        (Some(route), None) if route.key_missing || (route.key_issued() && !current) => Verdict::NotRoutable,
         (None, None) if is_departed => Verdict::NotRoutable,
         _ => Verdict::Refused,
     }
@@ -110,11 +110,18 @@ mod tests {
     use super::{
         super::{
             issued::Issued,
-            routes::tests::{installation, view},
+            routes::tests::table,
+            views::{
+                ChannelView,
+                tests::{view, view_of},
+            },
         },
         *,
     };
-    use crate::keys::{ApiKey, KeyMaterial, Tag};
+    use crate::{
+        api::{Webhook, WhatsAppChannelSpec},
+        keys::{ApiKey, KeyMaterial, Tag},
+    };
 
     fn keys() -> Keys {
         Keys::derive(&KeyMaterial::new(|name| (name != "previous").then(|| vec![3; 32])).unwrap())
@@ -124,26 +131,23 @@ mod tests {
         "2026-11-22T10:00:00Z".parse().unwrap()
     }
 
-    fn names_an_issued_key() -> crate::api::Webhook {
-        crate::api::Webhook {
-            api_key_secret_ref: Some(crate::api::KeyRef {
-                name: "k".into(),
-                key: "k".into(),
-            }),
-            ..Default::default()
-        }
+    fn an_issued_key() -> Box<crate::api::KeyRef> {
+        Box::new(crate::api::KeyRef {
+            name: "k".into(),
+            key: "k".into(),
+        })
     }
 
-    fn table(issued: Option<&str>) -> RouteTable {
+    fn table_with_key(issued: Option<&str>) -> RouteTable {
         let mut one = view("aura-es", "a", 1, 1);
         if issued.is_some() {
-            one.spec.webhook = Some(names_an_issued_key());
+            one.issued_key = Some(an_issued_key());
         }
         let mut known = Issued::default();
         if let Some(key) = issued.filter(|key| !key.is_empty()) {
             known.read(&one, &keys(), &ApiKey::issued(key), "1");
         }
-        RouteTable::build(&[one], &installation(), &known)
+        table([one], &known)
     }
 
     fn key(id: u8, namespace: &str, generation: u64) -> String {
@@ -182,13 +186,13 @@ mod tests {
             format!("apikey={key}&channelId={id}"),
             format!("channelid={id}&x=1&apiKey={key}"),
         ] {
-            assert_eq!(verdict(&query, None, &table(None)), "routed", "{query}");
+            assert_eq!(verdict(&query, None, &table_with_key(None)), "routed", "{query}");
         }
         assert_eq!(
             verdict(
                 &format!("channelId={id}"),
                 Some(&format!("APIKEY {key}")),
-                &table(None)
+                &table_with_key(None)
             ),
             "routed"
         );
@@ -197,12 +201,18 @@ mod tests {
     #[test]
     fn an_authentic_key_without_a_route_is_asked_to_come_back() {
         let query = |id: u8, ns: &str| format!("apikey={}&channelId={}", key(id, ns, 1), channel(id));
-        assert_eq!(verdict(&query(2, "aura-es"), None, &table(None)), "not routable");
+        assert_eq!(
+            verdict(&query(2, "aura-es"), None, &table_with_key(None)),
+            "not routable"
+        );
         assert_eq!(
             verdict(&query(1, "aura-es"), None, &RouteTable::default()),
             "not routable"
         );
-        assert_eq!(verdict(&query(1, "aura-es2"), None, &table(None)), "not routable");
+        assert_eq!(
+            verdict(&query(1, "aura-es2"), None, &table_with_key(None)),
+            "not routable"
+        );
     }
 
     #[test]
@@ -218,7 +228,7 @@ mod tests {
             format!("apikey={good}&channelId={id}&channelId={id}"),
             format!("APIKEY={good}&channelId={id}"),
         ] {
-            assert_eq!(verdict(&query, None, &table(None)), "refused", "{query}");
+            assert_eq!(verdict(&query, None, &table_with_key(None)), "refused", "{query}");
         }
     }
 
@@ -232,14 +242,15 @@ mod tests {
             )
         };
         let query = call(1);
-        let mut one = view("aura-es", "a", 1, 1);
-        one.spec.webhook = Some(crate::api::Webhook {
-            key_generation: Some(4),
-            ..Default::default()
-        });
-        let table = |view: &super::super::routes::ChannelView| {
-            RouteTable::build([view], &installation(), &Issued::default())
+        let spec = WhatsAppChannelSpec {
+            webhook: Some(Webhook {
+                key_generation: Some(4),
+                ..Webhook::default()
+            }),
+            ..WhatsAppChannelSpec::example()
         };
+        let mut one = view_of("aura-es", "a", 1, 1, spec);
+        let table = |view: &ChannelView| table([view.clone()], &Issued::default());
         assert_eq!(verdict(&query, None, &table(&one)), "not routable");
         one.webhook_key = Some(crate::api::WebhookKeyStatus {
             generation: Some(3),
@@ -265,7 +276,7 @@ mod tests {
     #[test]
     fn a_key_issued_elsewhere_is_taken_and_the_derived_one_until_kernel_is_told() {
         let id = channel(1);
-        let table_with = table(Some("fake-issued-key"));
+        let table_with = table_with_key(Some("fake-issued-key"));
         assert_eq!(
             verdict(
                 &format!("apikey=fake-issued-key&channelId={id}"),
@@ -292,7 +303,11 @@ mod tests {
             "it may have been replaced while the API server was not heard"
         );
         assert_eq!(
-            verdict(&format!("apikey=&channelId={id}"), None, &table(Some(""))),
+            verdict(
+                &format!("apikey=&channelId={id}"),
+                None,
+                &table_with_key(Some(""))
+            ),
             "not routable"
         );
     }
@@ -302,30 +317,29 @@ mod tests {
     #[test]
     fn a_derived_key_that_was_replaced_by_one_issued_elsewhere_is_not_taken_any_more() {
         let mut one = view("aura-es", "a", 1, 1);
-        one.spec.webhook = Some(names_an_issued_key());
+        one.issued_key = Some(an_issued_key());
         let mut known = Issued::default();
         known.read(&one, &keys(), &ApiKey::issued("fake-issued-key"), "1");
         one.webhook_key = Some(crate::api::WebhookKeyStatus {
             secret_version: Some("1".into()),
             ..Default::default()
         });
-        let table =
-            |view: &super::super::routes::ChannelView| RouteTable::build([view], &installation(), &known);
+        let table = |view: &ChannelView| table([view.clone()], &known);
         let call = format!("apikey={}&channelId={}", key(1, "aura-es", 1), channel(1));
         assert_eq!(verdict(&call, None, &table(&one)), "not routable");
-        one.spec.webhook = None;
+        one.issued_key = None;
         assert_eq!(verdict(&call, None, &table(&one)), "routed");
     }
 
     #[test]
     fn a_new_issued_key_that_was_announced_and_not_read_yet_is_asked_to_come_back() {
         let mut one = view("aura-es", "a", 1, 1);
-        one.spec.webhook = Some(names_an_issued_key());
+        one.issued_key = Some(an_issued_key());
         let mut known = Issued::default();
         known.read(&one, &keys(), &ApiKey::issued("fake-one"), "1");
         one.api_key_version = Some("2".into());
         assert!(known.must_read(&one), "the controller says that there is another");
-        let table = RouteTable::build(&[one], &installation(), &known);
+        let table = table([one], &known);
         let call = |key: &str| verdict(&format!("apikey={key}&channelId={}", channel(1)), None, &table);
         assert_eq!(call("fake-one"), "routed");
         assert_eq!(call("fake-two"), "not routable");

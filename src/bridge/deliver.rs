@@ -53,7 +53,7 @@ impl Deliver for Deliverer {
         let own = {
             let keys = self.state.keys.load();
             match &event {
-                Some(event) => entry::activity_id(route.channel, event, &keys),
+                Some(event) => entry::activity_id(route.channel(), event, &keys),
                 None => entry::send_key(entry.dedup, 0, &keys),
             }
         };
@@ -245,10 +245,10 @@ impl Deliverer {
     /// Posts an activity to the channel's Aura.
     pub(super) async fn post(&self, route: &Route, id: &str, activity: Bytes, carried: &Outgoing) -> Tried {
         let setup = self.state.setup.load_full();
-        let Some(credentials) = setup.aura.get(&route.environment_name) else {
+        let Some(credentials) = setup.aura.get(route.environment_name()) else {
             return failed(Ended::Blocked, &"the environment has no credential for Aura");
         };
-        let settings = &route.environment.aura;
+        let settings = &route.environment().aura;
         let url = settings.messages_url.as_str();
         crate::failpoint::at!(BeforeAura);
         let posted = self
@@ -294,14 +294,14 @@ impl Deliverer {
         carried: &Outgoing,
     ) -> convert::Context<'a> {
         convert::Context {
-            channel: route.channel,
+            channel: route.channel(),
             conversation: self.state.keys.load().sealer().seal(&ConversationKey {
-                channel: route.channel,
+                channel: route.channel(),
                 contact: user.to_owned(),
             }),
             id: id.to_owned(),
             correlator: carried.correlator.clone(),
-            service_url: route.environment.aura.reply_url.as_str(),
+            service_url: route.environment().aura.reply_url.as_str(),
         }
     }
 
@@ -316,12 +316,12 @@ impl Deliverer {
             Ok(credentials) => credentials,
             Err(error) => return failed(Ended::Blocked, &error),
         };
-        let settings = &route.environment.kernel;
+        let settings = &route.environment().kernel;
         let request = TokenRequest {
             url: settings.token_url(),
             credentials,
-            scopes: route.effective.messaging_scopes.clone(),
-            purposes: route.effective.purposes.clone(),
+            scopes: route.effective().messaging_scopes.clone(),
+            purposes: route.effective().purposes.clone(),
             timeout: settings.timeout(),
             turnstile: None,
         };
@@ -339,7 +339,7 @@ impl Deliverer {
         if let Err(error) = self.kernel.token(&request).await {
             return failed(self.send_failed(route, &error, false).await, &error);
         }
-        let url = settings.messages_url(route.effective.api_version);
+        let url = settings.messages_url(route.effective().api_version);
         let mut reference = None;
         let total = parts.len();
         for mut part in parts.into_iter().skip(sent) {
@@ -347,9 +347,9 @@ impl Deliverer {
             let key = entry::send_key(entry.dedup, sent, &keys);
             let known_as = |id: &str| self.state.trail().known_as(entry.seq, IdDigest::of(id, &keys));
             known_as(&key);
-            if route.effective.api_version == ApiVersion::V2 {
+            if route.effective().api_version == ApiVersion::V2 {
                 let number = u16::try_from(sent).unwrap_or(u16::MAX);
-                part.echo = Some(entry::echo(route.channel, entry.seq, number, &keys));
+                part.echo = Some(entry::echo(route.channel(), entry.seq, number, &keys));
             }
             crate::failpoint::at!(BeforeKernel);
             match self.kernel.send(&request, &url, &key, carried, &part).await {
@@ -357,7 +357,7 @@ impl Deliverer {
                     crate::failpoint::at!(AfterKernel);
                     sent += 1;
                     id.iter().for_each(|id| known_as(id));
-                    reference = id.map(|id| entry::reference(route.channel, &id, &self.state.keys.load()));
+                    reference = id.map(|id| entry::reference(route.channel(), &id, &self.state.keys.load()));
                     if sent < total {
                         self.note_part(entry.seq, sent, reference).await;
                     }

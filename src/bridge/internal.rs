@@ -131,7 +131,7 @@ async fn take(
         .ok_or(Rejection::UnknownConversation)?;
     let routes = state.routes.load();
     let route = routes.get(conversation.channel).ok_or(Refusal::NotNow)?.clone();
-    if !admitted.contains(&route.environment_name.as_str()) {
+    if !admitted.contains(&route.environment_name()) {
         return Err(Rejection::Forbidden(
             "the conversation belongs to another environment",
         ));
@@ -219,10 +219,10 @@ async fn take(
         let ids = [own_id, context.correlator()];
         state.arrived(*one, now, ids.map(|id| id.map(|id| IdDigest::of(id, &keys))));
     }
-    state.metrics.replied(&route.channel.to_string(), new, 1 - new);
+    state.metrics.replied(&route.channel().to_string(), new, 1 - new);
     let contact = keys.digest(&conversation.contact);
     tracing::info!(
-        channel = %route.channel, %contact, seq = seq.0, new,
+        channel = %route.channel(), %contact, seq = seq.0, new,
         trace_id = context.trace_id().map(tracing::field::display), correlator = context.correlator(), "reply accepted"
     );
     Ok(own_id.map_or_else(|| entry::reply_id(seq), ToOwned::to_owned))

@@ -4,13 +4,13 @@
 //! one before until it is told, and calls that are on their way, or come again, still carry it. So the ones before are
 //! kept for their grace, also across a restart, as keyed digests: of no use to anybody without the installation key.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::routes::ChannelView;
+use super::views::ChannelView;
 use crate::{
     api::{ChannelId, KeyRef},
     keys::{ApiKey, Keys},
@@ -21,7 +21,7 @@ const MOST: usize = 8;
 /// How long the keys of a channel that is gone are kept: its resource may come back.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
 
-type Name = (String, String);
+type Name = (Arc<str>, Arc<str>);
 
 /// A keyed digest of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +89,7 @@ pub struct Kept {
 
 /// The reference to a key issued elsewhere that a channel has.
 pub fn reference(view: &ChannelView) -> Option<&KeyRef> {
-    view.spec.webhook.as_ref()?.api_key_secret_ref.as_ref()
+    view.issued_key.as_deref()
 }
 
 fn name(view: &ChannelView) -> Name {
@@ -101,7 +101,7 @@ impl Issued {
     pub fn restore(kept: Vec<Kept>) -> Self {
         let channels = kept
             .into_iter()
-            .map(|kept| ((kept.namespace, kept.name), kept.channel))
+            .map(|kept| ((kept.namespace.into(), kept.name.into()), kept.channel))
             .collect();
         Self { channels }
     }
@@ -112,8 +112,8 @@ impl Issued {
             .channels
             .iter()
             .map(|((namespace, name), channel)| Kept {
-                namespace: namespace.clone(),
-                name: name.clone(),
+                namespace: namespace.as_ref().to_owned(),
+                name: name.as_ref().to_owned(),
                 channel: channel.clone(),
             })
             .collect();
@@ -135,15 +135,16 @@ impl Issued {
         let announced = view.api_key_version.as_ref();
         known.reference != *reference
             || announced.is_some_and(|announced| {
-                *announced != last.version && known.read_for.as_ref() != Some(announced)
+                **announced != *last.version && known.read_for.as_deref() != Some(&**announced)
             })
     }
 
     /// A channel's key was read, at this version of its Secret.
     pub fn read(&mut self, view: &ChannelView, keys: &Keys, key: &ApiKey, version: &str) {
-        let (Some(reference), Ok(channel)) = (reference(view), view.spec.channel_id.parse()) else {
+        let Some(reference) = reference(view) else {
             return;
         };
+        let channel = view.channel;
         let known = self.channels.entry(name(view)).or_insert_with(|| Channel {
             channel,
             keys: Vec::new(),
@@ -157,7 +158,7 @@ impl Issued {
         }
         (known.channel, known.gone) = (channel, None);
         known.reference.clone_from(reference);
-        known.read_for.clone_from(&view.api_key_version);
+        known.read_for = view.api_key_version.as_deref().map(ToOwned::to_owned);
         let digest = KeyDigest::of(keys, key.expose());
         // The same key at another version is still one key: what else changed in the Secret is no matter here.
         known
@@ -176,7 +177,7 @@ impl Issued {
         let Some(known) = self.channels.get(&name(view)) else {
             return Vec::new();
         };
-        if view.spec.channel_id.parse() != Ok(known.channel) {
+        if view.channel != known.channel {
             return Vec::new();
         }
         let told = view
@@ -223,7 +224,13 @@ impl Issued {
 
     /// Compares with the resources there are: forgets what is of no more use.
     pub fn tidy<'a>(&mut self, views: impl Iterator<Item = &'a ChannelView>, now: Timestamp) {
-        let views: HashMap<Name, &ChannelView> = views.map(|view| (name(view), view)).collect();
+        if self.channels.is_empty() {
+            return;
+        }
+        let views: HashMap<Name, &ChannelView> = views
+            .map(|view| (name(view), view))
+            .filter(|(name, _)| self.channels.contains_key(name))
+            .collect();
         let in_use: HashMap<Name, Vec<Taken>> = views
             .iter()
             .map(|(name, view)| (name.clone(), self.taken(view)))
@@ -253,11 +260,8 @@ impl Issued {
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-    use super::{super::routes::tests::view, *};
-    use crate::{
-        api::{Webhook, WebhookKeyStatus},
-        keys::KeyMaterial,
-    };
+    use super::{super::views::tests::view, *};
+    use crate::{api::WebhookKeyStatus, keys::KeyMaterial};
 
     fn keys() -> Keys {
         Keys::derive(&KeyMaterial::new(|name| (name != "previous").then(|| vec![3; 32])).unwrap())
@@ -265,13 +269,10 @@ mod tests {
 
     fn with_key() -> ChannelView {
         let mut view = view("n", "a", 1, 1);
-        view.spec.webhook = Some(Webhook {
-            api_key_secret_ref: Some(KeyRef {
-                name: "k".into(),
-                key: "k".into(),
-            }),
-            ..Webhook::default()
-        });
+        view.issued_key = Some(Box::new(KeyRef {
+            name: "k".into(),
+            key: "k".into(),
+        }));
         view
     }
 
@@ -292,7 +293,7 @@ mod tests {
     }
 
     fn read(issued: &mut Issued, view: &mut ChannelView, key: &str, version: &str) {
-        view.api_key_version = Some(version.to_owned());
+        view.api_key_version = Some(version.into());
         assert!(issued.must_read(view));
         issued.read(view, &keys(), &ApiKey::issued(key), version);
         assert!(!issued.must_read(view));
@@ -324,7 +325,7 @@ mod tests {
         let (mut issued, mut view) = (Issued::default(), with_key());
         read(&mut issued, &mut view, "fake-one", "1");
         told(&mut view, Some("1"), -1);
-        view.spec.webhook = None;
+        view.issued_key = None;
         assert!(takes(&issued, &view, "fake-one", at(1000)), "Kernel still has it");
         told(&mut view, None, 60);
         assert!(takes(&issued, &view, "fake-one", at(59)) && !takes(&issued, &view, "fake-one", at(61)));

@@ -1,7 +1,7 @@
 //! The bridge: takes Kernel's webhook calls, hands messages to Aura, takes Aura's replies, sends them through
 //! Kernel with each channel's own token.
 //!
-//! `routes` says which channel goes where and `auth` who may call: both pure. `public`, `internal` and `admin` are
+//! `views` is what is kept of each resource, `routes` says which channel goes where and `auth` who may call: all pure. `public`, `internal` and `admin` are
 //! the three listeners, `server` is the loop beneath them, `deliver` makes the attempts, `watch` keeps the routes
 //! up to date, `body` and `keep` read and keep what was sent, `exchange` what it says of its caller's trace, `secrets`
 //! keeps credentials in memory, `snapshot` keeps the routes across a restart, `lineage` compares the journal with the
@@ -32,12 +32,14 @@ mod state;
 mod statuses;
 mod telling;
 mod trail;
+mod views;
 mod watch;
 
 pub use self::{
     auth::{Verdict, judge},
     issued::Issued,
     messages::AuditLog,
-    routes::{ChannelView, Route, RouteTable},
+    routes::{Route, RouteTable},
     run::{BridgeError, Options, run},
+    views::{ChannelView, Commons},
 };

@@ -123,7 +123,7 @@ async fn take(state: &Shared, request: Request<Body>, context: &Context) -> Resu
         .read(&parts.headers, body, limits.max_body_bytes, limits.body_timeout())
         .await?;
     let events = whatsapp::parse(&body).map_err(|error| {
-        tracing::warn!(channel = %route.channel, %error, bytes = body.len(), "a webhook call that can't be read");
+        tracing::warn!(channel = %route.channel(), %error, bytes = body.len(), "a webhook call that can't be read");
         Refusal::Malformed
     })?;
 
@@ -136,7 +136,7 @@ async fn take(state: &Shared, request: Request<Body>, context: &Context) -> Resu
     });
     for event in passed_by {
         if let Event::Status(status) = event {
-            state.passed_by(route.channel, status, now);
+            state.passed_by(route.channel(), status, now);
         }
     }
     if kept.is_empty() {
@@ -159,7 +159,7 @@ async fn take(state: &Shared, request: Request<Body>, context: &Context) -> Resu
         let is_new = matches!(one, Appended::New(_));
         // The ids by which others know each: its activity's, and WhatsApp's own of a user's message.
         let digest = |id: &str| IdDigest::of(id, &keys);
-        let activity = digest(&entry::activity_id(route.channel, event, &keys));
+        let activity = digest(&entry::activity_id(route.channel(), event, &keys));
         let id = match event {
             Event::Message(message) => {
                 (new, again) = (new + u64::from(is_new), again + u64::from(!is_new));
@@ -173,17 +173,17 @@ async fn take(state: &Shared, request: Request<Body>, context: &Context) -> Resu
         };
         state.arrived(*one, now, [Some(activity), id, correlator]);
     }
-    state.metrics.accepted(&route.channel.to_string(), new, again);
+    state.metrics.accepted(&route.channel().to_string(), new, again);
     let set_aside = new_and_set_aside(&set_aside, &appended);
     for _ in 0..set_aside {
-        let (channel, direction) = (route.channel.to_string(), deliver::word(Direction::ToAura));
+        let (channel, direction) = (route.channel().to_string(), deliver::word(Direction::ToAura));
         state.metrics.settled(channel, direction, "dead_letter");
     }
     if set_aside > 0 {
-        tracing::warn!(channel = %route.channel, set_aside, "older than ids are remembered: set aside as dead letters");
+        tracing::warn!(channel = %route.channel(), set_aside, "older than ids are remembered: set aside as dead letters");
     }
     tracing::info!(
-        channel = %route.channel, new, again, statuses = appended.len() as u64 - new - again,
+        channel = %route.channel(), new, again, statuses = appended.len() as u64 - new - again,
         trace_id = context.trace_id().map(tracing::field::display), correlator = context.correlator(), "accepted"
     );
     crate::failpoint::after!(WebhookAnswered);

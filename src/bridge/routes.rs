@@ -3,74 +3,44 @@
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
-use kube::ResourceExt;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::issued::{self, Issued, Taken};
+use super::{
+    issued::{Issued, Taken},
+    secrets::Slot,
+    views::{ChannelView, CommonSpec},
+};
 use crate::{
-    api::{
-        ChannelId, Claim, CredentialsRef, DeliveryMode, Effective, WebhookKeyStatus, WhatsAppChannel,
-        WhatsAppChannelSpec,
-    },
+    api::{ChannelId, CredentialsRef, DeliveryMode, Effective, WebhookKeyStatus},
     config::{Environment, Held, Installation},
     delivery,
     keys::Tag,
 };
 
-/// What the bridge keeps of a resource: no secret, little else. Also what the snapshot holds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChannelView {
-    /// The resource's namespace.
-    pub namespace: String,
-    /// The resource's name.
-    pub name: String,
-    /// When the resource was created, in seconds since 1970.
-    pub created: i64,
-    /// It is being deleted: another that claims its channel holds it.
-    #[serde(default)]
-    pub leaving: bool,
-    /// Its spec.
-    pub spec: WhatsAppChannelSpec,
-    /// The resourceVersion of the Secret that the controller used last: a change of it says that the Secret changed.
-    pub secret_version: Option<String>,
-    /// The resourceVersion of the Secret with a key issued elsewhere, as the controller announced it.
-    #[serde(default)]
-    pub api_key_version: Option<String>,
-    /// The key that Kernel was told.
-    pub webhook_key: Option<WebhookKeyStatus>,
-}
-
 /// Where one channel's messages go.
 #[derive(Debug)]
 pub struct Route {
-    /// The channel.
-    pub channel: ChannelId,
-    /// The resource's namespace.
-    pub namespace: String,
-    /// The resource's name.
-    pub name: String,
-    /// The name of its environment.
-    pub environment_name: String,
-    /// Its environment.
-    pub environment: Arc<Environment>,
-    /// What holds for it.
-    pub effective: Effective,
-    /// The Secret with its Kernel client.
-    pub credentials: CredentialsRef,
-    /// The version of that Secret that the controller saw last.
-    pub secret_version: Option<String>,
+    /// What the resource says.
+    view: Arc<ChannelView>,
+    /// What holds for it, and for others that say the same.
+    terms: Arc<Terms>,
     /// The tag that its derived keys carry.
     pub tag: Tag,
-    /// The generations of its derived key that are taken, and until when the oldest is.
-    pub generations: Generations,
     /// The keys issued elsewhere that are taken.
-    pub issued: Vec<Taken>,
+    pub issued: Box<[Taken]>,
     /// It has a key issued elsewhere that is not known yet, or is another by now.
     pub key_missing: bool,
-    /// It has a key issued elsewhere.
-    pub key_issued: bool,
+    /// What is known of its Kernel client.
+    pub(super) client: Arc<Slot>,
+}
+
+/// What holds for the channels of an environment that say the same.
+#[derive(Debug)]
+pub struct Terms {
+    common: Arc<CommonSpec>,
+    environment: Arc<Environment>,
+    effective: Effective,
+    delivery: Arc<delivery::Settings>,
 }
 
 /// Whose a message is: the channel, and the resource that it was accepted for. An accepted message stays with its
@@ -176,71 +146,74 @@ pub struct RouteTable {
     routes: HashMap<ChannelId, Arc<Route>>,
     /// The keys issued elsewhere of channels that are gone.
     departed: HashMap<ChannelId, Vec<Taken>>,
-}
-
-impl ChannelView {
-    /// What is kept of a resource; `None` for one that was never stored.
-    pub fn new(channel: &WhatsAppChannel) -> Option<Self> {
-        let status = channel.status.as_ref();
-        Some(Self {
-            namespace: channel.namespace()?,
-            name: channel.name_any(),
-            created: channel.creation_timestamp()?.0.as_second(),
-            leaving: channel.metadata.deletion_timestamp.is_some(),
-            spec: channel.spec.clone(),
-            secret_version: status.and_then(|status| status.observed_secret_version.clone()),
-            api_key_version: status.and_then(|status| status.observed_api_key_version.clone()),
-            webhook_key: status.and_then(|status| status.webhook_key.clone()),
-        })
-    }
-
-    fn claim(&self) -> Claim {
-        Claim {
-            created: self.created,
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-        }
-    }
+    environments: HashMap<String, Arc<Environment>>,
+    terms: Vec<Arc<Terms>>,
 }
 
 impl RouteTable {
     /// The routes of these resources: of several with one channel, the one that holds it. A resource whose
-    /// environment is unknown, or not for its namespace, claims nothing.
-    ///
+    /// environment is unknown, or not for its namespace, claims nothing. What is as it was in the table before is taken
+    /// over from there, with what is known of Kernel clients.
     pub fn build<'a>(
-        views: impl IntoIterator<Item = &'a ChannelView>,
+        views: impl IntoIterator<Item = &'a Arc<ChannelView>>,
         installation: &Installation,
         issued: &Issued,
+        before: &Self,
     ) -> Self {
-        let environments: HashMap<&str, Arc<Environment>> = installation
+        let environments: HashMap<String, Arc<Environment>> = installation
             .environments
             .iter()
-            .map(|(name, environment)| (name.as_str(), Arc::new(environment.clone())))
+            .map(|(name, environment)| {
+                let known = before
+                    .environments
+                    .get(name)
+                    .filter(|known| ***known == *environment);
+                let environment = known.cloned().unwrap_or_else(|| Arc::new(environment.clone()));
+                (name.clone(), environment)
+            })
             .collect();
-        let mut holders: HashMap<ChannelId, &ChannelView> = HashMap::new();
+        let mut holders: HashMap<ChannelId, &Arc<ChannelView>> = HashMap::with_capacity(before.len());
         for view in views {
-            let Ok(channel) = view.spec.channel_id.parse() else {
-                continue;
-            };
             let allowed = environments
-                .get(view.spec.environment.as_str())
+                .get(view.common.environment())
                 .is_some_and(|environment| environment.allows(&view.namespace));
             if allowed {
-                let holder = holders.entry(channel).or_insert(view);
-                if (view.leaving, view.claim()) < (holder.leaving, holder.claim()) {
+                let holder = holders.entry(view.channel).or_insert(view);
+                if !Arc::ptr_eq(view, holder)
+                    && (view.leaving, view.claim()) < (holder.leaving, holder.claim())
+                {
                     *holder = view;
                 }
             }
         }
-        let routes = holders
-            .into_iter()
-            .filter_map(|(channel, view)| {
-                let environment = environments.get(view.spec.environment.as_str())?.clone();
-                Some((channel, Arc::new(Route::new(channel, view, environment, issued))))
-            })
-            .collect();
-        let departed = issued.departed();
-        Self { routes, departed }
+        // By the place of the common spec, which each keeps where it is.
+        let mut known: HashMap<*const CommonSpec, Arc<Terms>> = HashMap::new();
+        for terms in &before.terms {
+            let environment = environments.get(terms.common.environment());
+            if environment.is_some_and(|environment| Arc::ptr_eq(environment, &terms.environment)) {
+                known.insert(Arc::as_ptr(&terms.common), terms.clone());
+            }
+        }
+        let mut used: HashMap<*const CommonSpec, Arc<Terms>> = HashMap::new();
+        let mut routes = HashMap::with_capacity(holders.len());
+        for (channel, view) in holders {
+            let Some(environment) = environments.get(view.common.environment()) else {
+                continue;
+            };
+            let place = Arc::as_ptr(&view.common);
+            let terms = used.entry(place).or_insert_with(|| {
+                let terms = known.remove(&place);
+                terms.unwrap_or_else(|| Arc::new(Terms::new(view.common.clone(), environment.clone())))
+            });
+            let before = before.get(channel);
+            routes.insert(channel, Route::next(before, view, terms, issued));
+        }
+        Self {
+            routes,
+            departed: issued.departed(),
+            environments,
+            terms: used.into_values().collect(),
+        }
     }
 
     /// The keys of a channel that is gone.
@@ -269,56 +242,149 @@ impl RouteTable {
     }
 }
 
-impl Route {
-    /// Whose its messages are, in the journal.
-    pub fn owner(&self) -> Owner {
-        Owner {
-            channel: self.channel,
-            environment: environment_digest(&self.environment_name),
-            tag: self.tag,
-        }
-    }
-
-    /// What the lanes go by.
-    pub fn delivery(&self) -> delivery::Settings {
-        let held = match self.effective.delivery_mode {
+impl Terms {
+    fn new(common: Arc<CommonSpec>, environment: Arc<Environment>) -> Self {
+        let effective = common.effective(&environment.channel_defaults);
+        let held = match effective.delivery_mode {
             DeliveryMode::Hold => Some(delivery::FOREVER),
-            DeliveryMode::Deliver => self
-                .environment
+            DeliveryMode::Deliver => environment
                 .hold_until(Held::Delivery)
                 .map(|until| u64::try_from(until.as_millisecond()).unwrap_or_default()),
         };
-        delivery::Settings::new(&self.effective, &self.environment_name, held)
-    }
-
-    fn new(channel: ChannelId, view: &ChannelView, environment: Arc<Environment>, issued: &Issued) -> Self {
-        let effective = Effective::new(&view.spec, &environment.channel_defaults);
-        let taken = issued.taken(view);
+        let delivery = Arc::new(delivery::Settings::new(&effective, common.environment(), held));
         Self {
-            channel,
-            namespace: view.namespace.clone(),
-            name: view.name.clone(),
-            tag: Tag::new(&view.spec.environment, &view.namespace),
-            generations: Generations::new(
-                effective.key_generation,
-                view.webhook_key.as_ref(),
-                issued::reference(view).is_some(),
-            ),
-            key_missing: issued.must_read(view),
-            key_issued: issued::reference(view).is_some(),
-            issued: taken,
-            environment_name: view.spec.environment.clone(),
+            common,
             environment,
             effective,
-            credentials: view.spec.kernel.credentials_secret_ref.clone(),
-            secret_version: view.secret_version.clone(),
+            delivery,
+        }
+    }
+}
+
+impl Route {
+    /// The route of a resource. What the one before knew of the same Kernel client is known to this one.
+    fn next(
+        before: Option<&Arc<Self>>,
+        view: &Arc<ChannelView>,
+        terms: &Arc<Terms>,
+        issued: &Issued,
+    ) -> Arc<Self> {
+        let (taken, key_missing) = (issued.taken(view).into_boxed_slice(), issued.must_read(view));
+        if let Some(before) = before
+            && Arc::ptr_eq(&before.view, view)
+            && Arc::ptr_eq(&before.terms, terms)
+            && (&before.issued, before.key_missing) == (&taken, key_missing)
+        {
+            return before.clone();
+        }
+        let client = before
+            .filter(|before| before.names_client_of(view))
+            .map_or_else(Arc::default, |before| before.client.clone());
+        Arc::new(Self {
+            view: view.clone(),
+            terms: terms.clone(),
+            tag: Tag::new(terms.common.environment(), &view.namespace),
+            issued: taken,
+            key_missing,
+            client,
+        })
+    }
+
+    fn names_client_of(&self, view: &ChannelView) -> bool {
+        self.view.namespace == view.namespace
+            && self.view.client_secret == view.client_secret
+            && self.terms.common.reads_client_like(&view.common)
+    }
+
+    /// Whether another's messages go where this one's go, in the same way.
+    pub fn leads_where(&self, other: &Self) -> bool {
+        self.view.secret_version == other.view.secret_version
+            && self.names_client_of(&other.view)
+            && self.environment_name() == other.environment_name()
+            && (Arc::ptr_eq(&self.terms, &other.terms)
+                || (self.terms.effective == other.terms.effective
+                    && self.terms.environment == other.terms.environment))
+    }
+
+    /// The channel.
+    pub fn channel(&self) -> ChannelId {
+        self.view.channel
+    }
+
+    /// The resource's namespace.
+    pub fn namespace(&self) -> &str {
+        &self.view.namespace
+    }
+
+    /// The resource's name.
+    pub fn name(&self) -> &str {
+        &self.view.name
+    }
+
+    /// The name of its environment.
+    pub fn environment_name(&self) -> &str {
+        self.terms.common.environment()
+    }
+
+    /// Its environment.
+    pub fn environment(&self) -> &Environment {
+        &self.terms.environment
+    }
+
+    /// What holds for it.
+    pub fn effective(&self) -> &Effective {
+        &self.terms.effective
+    }
+
+    /// The Secret with its Kernel client.
+    pub fn client_secret(&self) -> CredentialsRef {
+        self.terms.common.client(&self.view.client_secret)
+    }
+
+    /// The version of that Secret that the controller saw last.
+    pub fn secret_version(&self) -> Option<&Arc<str>> {
+        self.view.secret_version.as_ref()
+    }
+
+    /// Whether it has a key issued elsewhere.
+    pub fn key_issued(&self) -> bool {
+        self.view.issued_key.is_some()
+    }
+
+    /// The generations of its derived key that are taken, and until when the oldest is.
+    pub fn generations(&self) -> Generations {
+        Generations::new(
+            self.terms.effective.key_generation,
+            self.view.webhook_key.as_ref(),
+            self.key_issued(),
+        )
+    }
+
+    /// What the lanes go by.
+    pub fn delivery(&self) -> Arc<delivery::Settings> {
+        self.terms.delivery.clone()
+    }
+
+    /// Whose its messages are, in the journal.
+    pub fn owner(&self) -> Owner {
+        Owner {
+            channel: self.channel(),
+            environment: environment_digest(self.environment_name()),
+            tag: self.tag,
         }
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
+    use super::{
+        super::views::{
+            Commons,
+            tests::{view, view_of},
+        },
+        *,
+    };
+    use crate::api::{Webhook, WhatsAppChannel, WhatsAppChannelSpec};
 
     pub(in crate::bridge) fn installation() -> Installation {
         Installation::parse(
@@ -336,21 +402,13 @@ environments:
         .unwrap()
     }
 
-    pub(in crate::bridge) fn view(namespace: &str, name: &str, created: i64, id: u8) -> ChannelView {
-        ChannelView {
-            namespace: namespace.into(),
-            name: name.into(),
-            created,
-            leaving: false,
-            spec: WhatsAppChannelSpec {
-                channel_id: ChannelId::from_bytes([id; 16]).to_string(),
-                environment: "es-dev".into(),
-                ..WhatsAppChannelSpec::example()
-            },
-            secret_version: None,
-            api_key_version: None,
-            webhook_key: None,
-        }
+    /// The table of these resources alone.
+    pub(in crate::bridge) fn table(
+        views: impl IntoIterator<Item = ChannelView>,
+        issued: &Issued,
+    ) -> RouteTable {
+        let views: Vec<_> = views.into_iter().map(Arc::new).collect();
+        RouteTable::build(&views, &installation(), issued, &RouteTable::default())
     }
 
     #[test]
@@ -360,9 +418,9 @@ environments:
             view("aura-es", "a", 9, 1),
             view("aura-es", "c", 1, 2),
         ];
-        let table = RouteTable::build(&views, &installation(), &Issued::default());
+        let table = table(views, &Issued::default());
         assert_eq!(table.len(), 2);
-        assert_eq!(table.get(ChannelId::from_bytes([1; 16])).unwrap().name, "b");
+        assert_eq!(table.get(ChannelId::from_bytes([1; 16])).unwrap().name(), "b");
     }
 
     #[test]
@@ -371,8 +429,8 @@ environments:
             view("elsewhere", "squatter", 1, 1),
             view("aura-es", "owner", 9, 1),
         ];
-        let table = RouteTable::build(&views, &installation(), &Issued::default());
-        assert_eq!(table.get(ChannelId::from_bytes([1; 16])).unwrap().name, "owner");
+        let table = table(views, &Issued::default());
+        assert_eq!(table.get(ChannelId::from_bytes([1; 16])).unwrap().name(), "owner");
     }
 
     #[test]
@@ -418,25 +476,89 @@ environments:
     fn a_resource_that_is_being_deleted_gives_way_to_one_that_stays() {
         use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
         let resource = |name: &str, created: &str, leaving: bool| {
-            let mut channel = WhatsAppChannel::new(name, view("aura-es", name, 1, 1).spec);
+            let spec = WhatsAppChannelSpec {
+                environment: "es-dev".into(),
+                ..WhatsAppChannelSpec::example()
+            };
+            let mut channel = WhatsAppChannel::new(name, spec);
             let at = |text: &str| Time(text.parse().unwrap());
             channel.metadata.namespace = Some("aura-es".into());
             channel.metadata.creation_timestamp = Some(at(created));
             channel.metadata.deletion_timestamp = leaving.then(|| at("2026-11-22T12:00:00Z"));
-            ChannelView::new(&channel).unwrap()
+            Commons::default().view(&channel).unwrap()
         };
-        let views = [
+        let (old, young) = (
             resource("old", "2026-11-22T10:00:00Z", true),
             resource("young", "2026-11-22T11:00:00Z", false),
-        ];
-        let channel = ChannelId::from_bytes([1; 16]);
-        let table = RouteTable::build(&views, &installation(), &Issued::default());
-        assert_eq!(table.get(channel).unwrap().name, "young");
-        let table = RouteTable::build(&views[..1], &installation(), &Issued::default());
-        assert_eq!(
-            table.get(channel).unwrap().name,
-            "old",
-            "alone, it is still routed"
         );
+        let holder = |views: Vec<ChannelView>| {
+            let channel = views[0].channel;
+            table(views, &Issued::default())
+                .get(channel)
+                .unwrap()
+                .name()
+                .to_owned()
+        };
+        assert_eq!(holder(vec![old.clone(), young]), "young");
+        assert_eq!(holder(vec![old]), "old", "alone, it is still routed");
+    }
+
+    #[test]
+    fn what_is_as_it_was_is_taken_over_and_what_is_known_of_a_client_goes_on() {
+        let build = |views: &[&ChannelView], installation: &Installation, before: &RouteTable| {
+            let views: Vec<_> = views.iter().map(|view| Arc::new((*view).clone())).collect();
+            let table = RouteTable::build(&views, installation, &Issued::default(), before);
+            (views, table)
+        };
+        let (one, mut other) = (view("aura-es", "a", 1, 1), view("aura-es", "b", 1, 2));
+        other.common = one.common.clone();
+        let (views, first) = build(&[&one, &other], &installation(), &RouteTable::default());
+        let again = RouteTable::build(&views, &installation(), &Issued::default(), &first);
+        let of = |table: &RouteTable, id| table.get(ChannelId::from_bytes([id; 16])).unwrap().clone();
+        assert!(
+            [1, 2]
+                .iter()
+                .all(|id| Arc::ptr_eq(&of(&first, *id), &of(&again, *id)))
+        );
+        // Its Secret is of another version: it is another route, with the same client.
+        let mut newer = one.clone();
+        newer.secret_version = Some("2".into());
+        let (_, table) = build(&[&newer, &other], &installation(), &first);
+        let (before, now) = (of(&first, 1), of(&table, 1));
+        assert!(Arc::ptr_eq(&before.client, &now.client) && !before.leads_where(&now));
+        // It names another Secret.
+        let mut elsewhere = one.clone();
+        elsewhere.client_secret = "another".into();
+        let (_, table) = build(&[&elsewhere], &installation(), &first);
+        assert!(!Arc::ptr_eq(&of(&first, 1).client, &of(&table, 1).client));
+        // Its environment is another by now.
+        let mut changed = installation();
+        changed
+            .environments
+            .get_mut("es-dev")
+            .unwrap()
+            .channel_defaults
+            .delivery
+            .mode = Some(DeliveryMode::Hold);
+        let table = RouteTable::build(&views, &changed, &Issued::default(), &first);
+        let (before, now) = (of(&first, 1), of(&table, 1));
+        assert!(!before.leads_where(&now) && Arc::ptr_eq(&before.client, &now.client));
+        assert_eq!(now.delivery().held_until_ms, Some(delivery::FOREVER));
+        assert!(Arc::ptr_eq(&now.delivery(), &of(&table, 2).delivery()), "shared");
+    }
+
+    #[test]
+    fn what_changes_nothing_for_messages_leads_where_it_did() {
+        let one = view("aura-es", "a", 1, 1);
+        let observed = WhatsAppChannelSpec {
+            webhook: Some(Webhook::default()),
+            ..WhatsAppChannelSpec::example()
+        };
+        let same = view_of("aura-es", "a", 1, 1, observed);
+        let route = |view: ChannelView| {
+            let channel = view.channel;
+            table([view], &Issued::default()).get(channel).unwrap().clone()
+        };
+        assert!(route(one).leads_where(&route(same)));
     }
 }

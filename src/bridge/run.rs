@@ -9,10 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{
-    sync::{Notify, Semaphore},
-    task::JoinSet,
-};
+use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -29,7 +26,7 @@ use super::{
     snapshot,
     state::{Health, Leaving, Setup, State, now_ms},
     telling,
-    watch::{AHEAD, Watch},
+    watch::Watch,
 };
 use crate::{
     admin, aura,
@@ -210,7 +207,12 @@ pub async fn run(
 
     let snapshot = snapshot::load(&options.data_dir);
     let routes = match &snapshot {
-        Some(known) => RouteTable::build(&known.channels, &options.installation, &known.issued),
+        Some(known) => RouteTable::build(
+            &known.channels.views,
+            &options.installation,
+            &known.issued,
+            &RouteTable::default(),
+        ),
         None => RouteTable::default(),
     };
     tracing::info!(
@@ -281,7 +283,7 @@ pub async fn run(
     let runner = runner.withholding(pending, |message| state.lineage.holds(message));
     // Those that the snapshot knows: the watch tells of what is another.
     for route in state.routes.load().iter() {
-        handle.serves(route.channel, route.delivery());
+        handle.serves(route.channel(), route.delivery());
     }
 
     let (public_listener, internal_listener, admin_listener, messages_listener) = (
@@ -313,7 +315,6 @@ pub async fn run(
         state: state.clone(),
         runner: handle,
         data_dir: options.data_dir.clone(),
-        ahead: Arc::new(Semaphore::new(AHEAD)),
     };
     tracing::info!(public = %options.public, internal = %options.internal, admin = %options.admin, messages = %options.messages, "listening");
 

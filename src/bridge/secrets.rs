@@ -1,13 +1,11 @@
 //! The channels' Kernel clients, in memory: read when needed, kept while the API server is away (Law 8), read again
 //! when the controller says that the Secret changed or Kernel does not take them.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
+use tokio::sync::Mutex;
 
 use super::routes::Route;
 use crate::{
@@ -17,22 +15,22 @@ use crate::{
     keys::ApiKey,
 };
 
-/// What a channel's credentials are kept under: its namespace, Secret, and the keys within.
-type Key = (String, String, String, String);
+/// What is known of one Kernel client. It belongs to the routes of its channel and goes with the last of them.
+#[derive(Debug, Default)]
+pub(super) struct Slot(Mutex<Held>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Held {
     credentials: Option<Credentials>,
     /// The Secret's version, as the controller had seen it, when the credentials were read.
-    for_version: Option<String>,
+    for_version: Option<Arc<str>>,
     /// Kernel did not take them.
     rejected: bool,
 }
 
-/// The credentials of all channels.
+/// Reads the credentials of all channels.
 pub(super) struct Secrets {
     client: Client,
-    held: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Held>>>>,
 }
 
 /// There are no credentials to use now.
@@ -48,19 +46,7 @@ pub(super) enum Unavailable {
 
 impl Secrets {
     pub fn new(client: Client) -> Self {
-        Self {
-            client,
-            held: Mutex::default(),
-        }
-    }
-
-    fn slot(&self, route: &Route) -> Arc<tokio::sync::Mutex<Held>> {
-        self.held
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(key(route))
-            .or_default()
-            .clone()
+        Self { client }
     }
 
     /// The credentials of a channel. Callers at the same time share one read.
@@ -68,27 +54,27 @@ impl Secrets {
     /// # Errors
     /// When there are none.
     pub async fn credentials(&self, route: &Route) -> Result<Credentials, Unavailable> {
-        let slot = self.slot(route);
-        let mut held = slot.lock().await;
-        let current = held.for_version == route.secret_version && !held.rejected;
+        let mut held = route.client.0.lock().await;
+        let current = held.for_version.as_ref() == route.secret_version() && !held.rejected;
         if let Some(credentials) = held.credentials.as_ref().filter(|_| current) {
             return Ok(credentials.clone());
         }
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &route.namespace);
-        match cluster::get(&secrets, &route.credentials.name).await {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), route.namespace());
+        let reference = route.client_secret();
+        match cluster::get(&secrets, &reference.name).await {
             Ok(secret) => {
-                let credentials = cluster::credentials(secret.as_ref(), &route.credentials)?;
+                let credentials = cluster::credentials(secret.as_ref(), &reference)?;
                 *held = Held {
                     credentials: Some(credentials.clone()),
-                    for_version: route.secret_version.clone(),
+                    for_version: route.secret_version().cloned(),
                     rejected: false,
                 };
                 Ok(credentials)
             }
             Err(error) => {
                 tracing::warn!(
-                    namespace = route.namespace,
-                    channel = route.name,
+                    namespace = route.namespace(),
+                    channel = route.name(),
                     error = cluster::error_class(&error),
                     "can't read the channel's Secret; going on with what is known"
                 );
@@ -99,7 +85,7 @@ impl Secrets {
 
     /// Kernel did not take these credentials: they are read again before they are used again.
     pub async fn rejected(&self, route: &Route) {
-        self.slot(route).lock().await.rejected = true;
+        route.client.0.lock().await.rejected = true;
     }
 
     /// An API key that was issued elsewhere, and the version of its Secret.
@@ -119,23 +105,4 @@ impl Secrets {
         let version = secret.and_then(|secret| secret.metadata.resource_version);
         Ok((key, version.unwrap_or_default()))
     }
-
-    /// Forgets the credentials of channels that are gone.
-    pub fn retain<'a>(&self, routes: impl Iterator<Item = &'a Arc<Route>>) {
-        let wanted: HashSet<Key> = routes.map(|route| key(route)).collect();
-        self.held
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|key, _| wanted.contains(key));
-    }
-}
-
-fn key(route: &Route) -> Key {
-    let reference = &route.credentials;
-    (
-        route.namespace.clone(),
-        reference.name.clone(),
-        reference.id_key().to_owned(),
-        reference.secret_key().to_owned(),
-    )
 }

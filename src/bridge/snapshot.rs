@@ -2,35 +2,44 @@
 //! that starts while the API server is away serves from it (Law 8).
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::UNIX_EPOCH,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     issued::{Issued, Kept},
-    routes::ChannelView,
+    views::{ChannelView, KnownViews},
 };
 
 const FILE: &str = "routes.json";
 const FORMAT: u32 = 1;
 
-#[derive(Serialize, Deserialize)]
-struct Snapshot {
+#[derive(Serialize)]
+struct Written<'a> {
     format: u32,
-    channels: Vec<ChannelView>,
+    channels: Rows<'a>,
+    issued: Vec<Kept>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    format: u32,
+    channels: KnownViews,
     #[serde(default)]
     issued: Vec<Kept>,
 }
 
 /// What was known.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) struct Known {
     /// The resources.
-    pub channels: Vec<ChannelView>,
+    pub channels: KnownViews,
     /// The keys issued elsewhere, as digests.
     pub issued: Issued,
     /// When that was, in seconds since 1970; 0 where the volume does not say.
@@ -41,28 +50,66 @@ fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 
+/// The resources in the file, written one after the other.
+struct Rows<'a>(&'a [Arc<ChannelView>]);
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(Arc::as_ref))
+    }
+}
+
 /// Writes the snapshot.
 ///
 /// # Errors
 /// When the volume does not take it.
-pub(super) fn save(dir: &Path, channels: Vec<ChannelView>, issued: &Issued) -> io::Result<()> {
-    let snapshot = Snapshot {
-        format: FORMAT,
-        channels,
-        issued: issued.kept(),
-    };
-    write_whole(&path(dir), &serde_json::to_vec(&snapshot)?)
+pub(super) fn save(dir: &Path, channels: &[Arc<ChannelView>], issued: &Issued) -> io::Result<()> {
+    write_json(
+        &path(dir),
+        &Written {
+            format: FORMAT,
+            channels: Rows(channels),
+            issued: issued.kept(),
+        },
+    )
 }
 
-/// Writes a file: beside the old one, synced, then in its place, so that there is always a whole one.
+/// What is to be saved.
+#[derive(Clone, Default)]
+pub(super) struct Save {
+    /// The resources.
+    pub channels: Vec<Arc<ChannelView>>,
+    /// The keys issued elsewhere, as digests.
+    pub issued: Issued,
+}
+
+/// Saves what it is told last, until told to stop or nobody is left to tell it; what it was told before that is saved
+/// in any case. Saving takes at most a tenth of its time: of many channels, each change would write them all.
+pub(super) async fn keep(dir: PathBuf, mut told: watch::Receiver<Save>, stop: CancellationToken) {
+    while told.changed().await.is_ok() {
+        let start = Instant::now();
+        let (dir, save_now) = (dir.clone(), told.borrow_and_update().clone());
+        let saved =
+            tokio::task::spawn_blocking(move || save(&dir, &save_now.channels, &save_now.issued)).await;
+        match saved {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "can't save the route snapshot"),
+            Err(error) => tracing::error!(%error, "saving the route snapshot failed"),
+        }
+        let rest = 9 * start.elapsed();
+        let _ = stop.run_until_cancelled(tokio::time::sleep(rest)).await;
+    }
+}
+
+/// Writes a file of JSON: beside the old one, synced, then in its place, so that there is always a whole one.
 ///
 /// # Errors
 /// When the volume does not take it.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let new = path.with_extension("json.new");
-    let file = fs::File::create(&new)?;
-    (&file).write_all(bytes)?;
-    file.sync_all()?;
+    let mut file = io::BufWriter::new(fs::File::create(&new)?);
+    serde_json::to_writer(&mut file, value)?;
+    file.into_inner()?.sync_all()?;
     fs::rename(&new, path)?;
     match path.parent() {
         Some(dir) => fs::File::open(dir)?.sync_all(),
@@ -75,7 +122,7 @@ pub(super) fn load(dir: &Path) -> Option<Known> {
     let file = fs::File::open(path(dir)).ok()?;
     let saved = file.metadata().and_then(|about| about.modified()).ok();
     let since = saved.and_then(|saved| saved.duration_since(UNIX_EPOCH).ok());
-    match serde_json::from_reader::<_, Snapshot>(io::BufReader::new(file)) {
+    match serde_json::from_reader::<_, Read>(io::BufReader::new(file)) {
         Ok(snapshot) if snapshot.format == FORMAT => Some(Known {
             channels: snapshot.channels,
             issued: Issued::restore(snapshot.issued),
@@ -97,19 +144,38 @@ pub(super) fn load(dir: &Path) -> Option<Known> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::routes::tests::view, *};
+    use super::{super::views::tests::view, *};
 
     #[test]
     fn what_was_saved_is_loaded_and_damage_is_no_snapshot() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(load(dir.path()), None);
-        let views = vec![view("a", "b", 1, 1), view("a", "c", 2, 2)];
-        save(dir.path(), views.clone(), &Issued::default()).unwrap();
+        assert!(load(dir.path()).is_none());
+        let views = [view("a", "b", 1, 1), view("a", "c", 2, 2)].map(Arc::new);
+        save(dir.path(), &views, &Issued::default()).unwrap();
         let known = load(dir.path()).unwrap();
-        assert_eq!(known.channels, views);
+        assert_eq!(known.channels.views, views);
+        assert_eq!(known.issued, Issued::default());
         let ago = UNIX_EPOCH.elapsed().unwrap().as_secs() - known.saved_s;
         assert!(ago < 60, "{ago}");
         fs::write(path(dir.path()), "{\"format\":1,\"chan").unwrap();
-        assert_eq!(load(dir.path()), None);
+        assert!(load(dir.path()).is_none());
+    }
+
+    /// As the release before this one wrote it, with a phone number and another order of fields.
+    #[test]
+    fn a_file_of_a_release_before_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"format":1,"channels":[{"namespace":"a","name":"b","created":1,"leaving":false,"spec":{
+            "channelId":"01010101-0101-0101-0101-010101010101","phoneNumber":"34600001002","environment":"es-dev",
+            "kernel":{"credentialsSecretRef":{"name":"shop"}}},"secretVersion":null,"apiKeyVersion":null,
+            "webhookKey":{"generation":1,"installationKeyId":"abcd"}}],"issued":[]}"#;
+        fs::write(path(dir.path()), text).unwrap();
+        let known = load(dir.path()).unwrap();
+        let mut expected = view("a", "b", 1, 1);
+        expected.webhook_key = Some(crate::api::WebhookKeyStatus {
+            generation: Some(1),
+            ..Default::default()
+        });
+        assert_eq!(*known.channels.views[0], expected);
     }
 }

@@ -120,19 +120,16 @@ impl Leaving {
 
     /// A channel goes.
     pub fn add(&self, route: Arc<Route>) {
-        self.routes().insert(route.channel, (route, Instant::now()));
-    }
-
-    /// The route that a channel had.
-    pub fn get(&self, channel: ChannelId) -> Option<Arc<Route>> {
-        self.routes().get(&channel).map(|(route, _)| route.clone())
-    }
-
-    /// Those that still may be used.
-    pub fn current(&self) -> Vec<Arc<Route>> {
         let mut routes = self.routes();
         routes.retain(|_, (_, since)| since.elapsed() < KEPT);
-        routes.values().map(|(route, _)| route.clone()).collect()
+        routes.insert(route.channel(), (route, Instant::now()));
+    }
+
+    /// The route that a channel had, while it still may be used.
+    pub fn get(&self, channel: ChannelId) -> Option<Arc<Route>> {
+        let routes = self.routes();
+        let (route, since) = routes.get(&channel)?;
+        (since.elapsed() < KEPT).then(|| route.clone())
     }
 }
 

@@ -2,14 +2,14 @@
 //! API server is away.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
     pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use futures::{StreamExt, stream::SelectAll};
+use futures::{StreamExt, channel::mpsc, stream::SelectAll};
 use jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt,
@@ -18,14 +18,15 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     issued::{self, Issued},
-    routes::{ChannelView, RouteTable},
-    snapshot,
+    routes::{Route, RouteTable},
+    snapshot::{self, Save},
     state::{Shared, now_ms},
+    views::{ChannelView, Commons, KnownViews},
 };
 use crate::{
     api::{ChannelId, WhatsAppChannel},
@@ -40,72 +41,103 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How soon the lists are looked for again.
 const LISTS_AGAIN: Duration = Duration::from_millis(50);
 /// How many Secrets are read ahead at once.
-pub(super) const AHEAD: usize = 16;
+const AHEAD: usize = 16;
 /// How soon issued keys that could not be read are asked for again.
 const KEYS_AGAIN: Duration = Duration::from_secs(5);
 
 /// One watched scope: a namespace, or the whole cluster.
 type Scope = usize;
-type Name = (String, String);
+/// A resource's namespace and name.
+type Name = (Arc<str>, Arc<str>);
 
 /// The resources as the watches tell them. Each scope has a watch of its own, and a relist of one replaces what
 /// that one said before and nothing else.
 #[derive(Default)]
 struct Views {
-    known: BTreeMap<(Scope, Name), ChannelView>,
-    listing: HashMap<Scope, BTreeMap<Name, ChannelView>>,
-    synced: HashSet<Scope>,
+    scopes: Vec<Scoped>,
+    commons: Commons,
+}
+
+#[derive(Default)]
+struct Scoped {
+    known: BTreeMap<Name, Arc<ChannelView>>,
+    listing: BTreeMap<Name, Arc<ChannelView>>,
+    synced: bool,
 }
 
 impl Views {
     /// Begins with what the snapshot knew: what a scope says later replaces it.
-    fn seed(
-        &mut self,
-        snapshot: impl Iterator<Item = ChannelView>,
-        scope_of: impl Fn(&str) -> Option<Scope>,
-    ) {
-        self.known.extend(snapshot.filter_map(|view| {
-            let scope = scope_of(&view.namespace)?;
-            Some(((scope, (view.namespace.clone(), view.name.clone())), view))
-        }));
+    fn new(scopes: usize, snapshot: KnownViews, scope_of: impl Fn(&str) -> Option<Scope>) -> Self {
+        let mut views = Self {
+            scopes: (0..scopes).map(|_| Scoped::default()).collect(),
+            commons: snapshot.commons,
+        };
+        for view in snapshot.views {
+            if let Some(scoped) = scope_of(&view.namespace).and_then(|scope| views.scopes.get_mut(scope)) {
+                scoped.known.insert(name(&view), view);
+            }
+        }
+        views
     }
 
     /// Takes one event; says whether the table must be built anew.
     fn take(&mut self, scope: Scope, event: Event<WhatsAppChannel>) -> bool {
+        let Some(scoped) = self.scopes.get_mut(scope) else {
+            return false;
+        };
         match event {
-            Event::Apply(channel) => match entry(&channel) {
-                Some((name, view)) => self.known.insert((scope, name), view.clone()).as_ref() != Some(&view),
-                None => false,
-            },
+            Event::Apply(channel) => {
+                let Some(view) = self.commons.view(&channel) else {
+                    return false;
+                };
+                let name = name(&view);
+                let is_new = scoped.known.get(&name).is_none_or(|known| **known != view);
+                if is_new {
+                    scoped.known.insert(name, Arc::new(view));
+                }
+                is_new
+            }
             Event::Delete(channel) => {
-                let name = (channel.namespace().unwrap_or_default(), channel.name_any());
-                self.known.remove(&(scope, name)).is_some()
+                let name = (
+                    channel.namespace().unwrap_or_default().into(),
+                    channel.name_any().into(),
+                );
+                scoped.known.remove(&name).is_some()
             }
             Event::Init => {
-                self.listing.insert(scope, BTreeMap::new());
+                scoped.listing.clear();
                 false
             }
             Event::InitApply(channel) => {
-                if let Some((name, view)) = entry(&channel) {
-                    self.listing.entry(scope).or_default().insert(name, view);
+                if let Some(view) = self.commons.view(&channel) {
+                    let name = name(&view);
+                    // What is known is kept, with the routes that go by it.
+                    let known = scoped.known.get(&name).filter(|known| ***known == view);
+                    let view = known.cloned().unwrap_or_else(|| Arc::new(view));
+                    scoped.listing.insert(name, view);
                 }
                 false
             }
             Event::InitDone => {
-                self.synced.insert(scope);
-                let listed = self.listing.remove(&scope).unwrap_or_default();
-                self.known.retain(|(of, _), _| *of != scope);
-                self.known
-                    .extend(listed.into_iter().map(|(name, view)| ((scope, name), view)));
+                scoped.synced = true;
+                scoped.known = std::mem::take(&mut scoped.listing);
                 true
             }
         }
     }
+
+    /// Whether each scope has told all that it knows.
+    fn is_synced(&self) -> bool {
+        self.scopes.iter().all(|scoped| scoped.synced)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<ChannelView>> {
+        self.scopes.iter().flat_map(|scoped| scoped.known.values())
+    }
 }
 
-fn entry(channel: &WhatsAppChannel) -> Option<(Name, ChannelView)> {
-    let view = ChannelView::new(channel)?;
-    Some(((view.namespace.clone(), view.name.clone()), view))
+fn name(view: &ChannelView) -> Name {
+    (view.namespace.clone(), view.name.clone())
 }
 
 /// The watch and what it feeds.
@@ -116,13 +148,30 @@ pub(super) struct Watch {
     pub state: Shared,
     pub runner: RunnerHandle,
     pub data_dir: PathBuf,
-    /// Secrets that are read ahead at once.
-    pub ahead: Arc<Semaphore>,
+}
+
+/// What follows from a change of the routes, each in its own time.
+struct Followers {
+    /// The last state, to be saved.
+    save: watch::Sender<Save>,
+    /// Routes whose credentials are read before they are needed, so that they are there when the API server is not.
+    ahead: mpsc::UnboundedSender<Arc<Route>>,
 }
 
 impl Watch {
     /// Watches until told to stop, beginning with what the snapshot knew.
     pub async fn run(self, snapshot: Option<snapshot::Known>, stop: CancellationToken) {
+        let (save, to_save) = watch::channel(Save::default());
+        let (ahead, to_read) = mpsc::unbounded();
+        let saves = snapshot::keep(self.data_dir.clone(), to_save, stop.clone());
+        let state = self.state.clone();
+        let reads = stop
+            .run_until_cancelled(to_read.for_each_concurrent(AHEAD, move |route| read(state.clone(), route)));
+        let follow = self.follow(snapshot, Followers { save, ahead }, &stop);
+        tokio::join!(follow, saves, reads);
+    }
+
+    async fn follow(self, snapshot: Option<snapshot::Known>, followers: Followers, stop: &CancellationToken) {
         let start = tokio::time::Instant::now();
         let mut events = SelectAll::new();
         for (scope, api) in self.apis().into_iter().enumerate() {
@@ -134,15 +183,13 @@ impl Watch {
                 .backoff(WatchBackoff::default());
             events.push(stream.map(move |event| (scope, event)).boxed());
         }
-        let scopes = events.len();
         let has_snapshot = snapshot.is_some();
-        let mut views = Views::default();
-        // Channels that have a resource and no route.
-        let mut unroutable = HashSet::new();
         let (channels, mut issued) = snapshot
             .map(|known| (known.channels, known.issued))
             .unwrap_or_default();
-        views.seed(channels.into_iter(), |namespace| self.scope_of(namespace));
+        let mut views = Views::new(events.len(), channels, |namespace| self.scope_of(namespace));
+        // Channels that have a resource and no route.
+        let mut unroutable = HashSet::new();
         // A key could not be read: it is asked for again.
         let mut missing = false;
         let mut dirty = false;
@@ -183,7 +230,7 @@ impl Watch {
                 () = &mut deadline, if dirty || missing => {
                     // Without a snapshot, a table built from a part of the namespaces would refuse or put off the
                     // others' calls: all are waited for, but one that can't be listed does not stop the rest for ever.
-                    let all = views.synced.len() == scopes;
+                    let all = views.is_synced();
                     if !(all || has_snapshot || start.elapsed() > PATIENCE) {
                         deadline.as_mut().reset(tokio::time::Instant::now() + LISTS_AGAIN);
                         continue;
@@ -192,9 +239,9 @@ impl Watch {
                     if std::mem::take(&mut dirty) {
                         let first = !self.state.health.synced.swap(all, Ordering::Relaxed) && all;
                         if all {
-                            issued.tidy(views.known.values(), Timestamp::now());
+                            issued.tidy(views.iter().map(Arc::as_ref), Timestamp::now());
                         }
-                        self.replace(&views, &issued, &mut unroutable).await;
+                        self.replace(&views, &issued, &mut unroutable, &followers);
                         if std::mem::take(&mut configured) {
                             tracing::info!("the configuration changed and is in force");
                             self.state.metrics.config.reloaded(true);
@@ -202,7 +249,7 @@ impl Watch {
                         if first {
                             self.runner.listed();
                             // Also of those that the snapshot knew: their Secrets were read by the run before.
-                            self.state.routes.load().iter().for_each(|route| self.fetch_ahead(route.clone()));
+                            self.state.routes.load().iter().for_each(|route| followers.read_ahead(route));
                         }
                     }
                     tokio::select! {
@@ -210,7 +257,7 @@ impl Watch {
                         (changed, unread) = self.read_keys(&mut issued, &views) => {
                             missing = unread;
                             if changed {
-                                self.replace(&views, &issued, &mut unroutable).await;
+                                self.replace(&views, &issued, &mut unroutable, &followers);
                             }
                         }
                     }
@@ -240,25 +287,20 @@ impl Watch {
     /// Reads the keys issued elsewhere that are new or changed. Answers whether any was read, and whether one is missing.
     async fn read_keys(&self, issued: &mut Issued, views: &Views) -> (bool, bool) {
         let (mut changed, mut missing) = (false, false);
-        for view in views
-            .known
-            .values()
-            .filter(|view| issued.must_read(view))
-            .cloned()
-            .collect::<Vec<_>>()
-        {
-            let Some(reference) = issued::reference(&view) else {
+        let unread: Vec<_> = views.iter().filter(|view| issued.must_read(view)).collect();
+        for view in unread {
+            let Some(reference) = issued::reference(view) else {
                 continue;
             };
             match self.state.secrets.issued_key(&view.namespace, reference).await {
                 Ok((key, version)) => {
-                    issued.read(&view, &self.state.keys.load(), &key, &version);
+                    issued.read(view, &self.state.keys.load(), &key, &version);
                     changed = true;
                 }
                 Err(error) => {
                     missing = true;
                     tracing::info!(
-                        namespace = view.namespace, name = view.name, %error,
+                        namespace = &*view.namespace, name = &*view.name, %error,
                         "the channel's API key can't be used yet"
                     );
                 }
@@ -267,11 +309,16 @@ impl Watch {
         (changed, missing)
     }
 
-    async fn replace(&self, views: &Views, issued: &Issued, unroutable: &mut HashSet<ChannelId>) {
-        let list: Vec<ChannelView> = views.known.values().cloned().collect();
+    fn replace(
+        &self,
+        views: &Views,
+        issued: &Issued,
+        unroutable: &mut HashSet<ChannelId>,
+        followers: &Followers,
+    ) {
         let old = self.state.routes.load_full();
         let setup = self.state.setup.load();
-        let new = Arc::new(RouteTable::build(&list, &setup.installation, issued));
+        let new = Arc::new(RouteTable::build(views.iter(), &setup.installation, issued, &old));
         self.state.routes.store(new.clone());
         self.state
             .metrics
@@ -280,27 +327,27 @@ impl Watch {
         if !self.state.health.routes_known.swap(true, Ordering::Relaxed) {
             tracing::info!(routes = new.len(), "routes are known");
         }
-        let claimed: HashSet<ChannelId> = list
+        let without: HashSet<ChannelId> = views
             .iter()
-            .filter_map(|view| view.spec.channel_id.parse().ok())
-            .collect();
-        for route in old.iter().filter(|route| new.get(route.channel).is_none()) {
-            tracing::info!(channel = %route.channel, namespace = route.namespace, name = route.name, "route is gone");
-            if !claimed.contains(&route.channel) {
-                self.state.leaving.add(route.clone());
-                self.runner.deleted(route.channel);
-            }
-        }
-        // Another resource has the channel: what was accepted for the one before drains with its route.
-        for route in old.iter() {
-            if new.get(route.channel).is_some_and(|now| now.tag != route.tag) {
-                self.state.leaving.add(route.clone());
-            }
-        }
-        let without: HashSet<ChannelId> = claimed
-            .into_iter()
+            .map(|view| view.channel)
             .filter(|channel| new.get(*channel).is_none())
             .collect();
+        for route in old.iter() {
+            let (channel, now) = (route.channel(), new.get(route.channel()));
+            if now.is_none() {
+                tracing::info!(
+                    %channel, namespace = route.namespace(), name = route.name(), "route is gone"
+                );
+                if !without.contains(&channel) {
+                    self.state.leaving.add(route.clone());
+                    self.runner.deleted(channel);
+                }
+            }
+            // Another resource has the channel: what was accepted for the one before drains with its route.
+            if now.is_some_and(|now| now.tag != route.tag) {
+                self.state.leaving.add(route.clone());
+            }
+        }
         for channel in without.difference(unroutable) {
             self.runner.unroutable(*channel);
         }
@@ -310,43 +357,34 @@ impl Watch {
             }
         }
         *unroutable = without;
-        let leaving = self.state.leaving.current();
-        self.state.secrets.retain(new.iter().chain(&leaving));
         for route in new.iter() {
-            let same = old.get(route.channel).is_some_and(|before| {
-                before.secret_version == route.secret_version
-                    && before.effective == route.effective
-                    && before.credentials == route.credentials
-                    && before.namespace == route.namespace
-                    && before.environment_name == route.environment_name
-                    && *before.environment == *route.environment
-            });
-            if !same {
+            let before = old.get(route.channel());
+            if !before.is_some_and(|before| before.leads_where(route)) {
                 tracing::info!(
-                    channel = %route.channel, namespace = route.namespace, name = route.name,
-                    environment = route.environment_name, "route changed"
+                    channel = %route.channel(), namespace = route.namespace(), name = route.name(),
+                    environment = route.environment_name(), "route changed"
                 );
-                self.fetch_ahead(route.clone());
-                self.runner.serves(route.channel, route.delivery());
+                followers.read_ahead(route);
+                self.runner.serves(route.channel(), route.delivery());
             }
         }
-        let (dir, issued) = (self.data_dir.clone(), issued.clone());
-        match tokio::task::spawn_blocking(move || snapshot::save(&dir, list, &issued)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "can't save the route snapshot"),
-            Err(error) => tracing::error!(%error, "saving the route snapshot failed"),
-        }
-    }
-
-    /// Reads a channel's credentials before they are needed, so that they are there when the API server is not.
-    fn fetch_ahead(&self, route: Arc<super::routes::Route>) {
-        let (state, places) = (self.state.clone(), self.ahead.clone());
-        tokio::spawn(async move {
-            let _place = places.acquire().await;
-            if let Err(error) = state.secrets.credentials(&route).await {
-                tracing::info!(channel = %route.channel, %error, "no credentials for this channel yet");
-            }
+        followers.save.send_replace(Save {
+            channels: views.iter().cloned().collect(),
+            issued: issued.clone(),
         });
+    }
+}
+
+impl Followers {
+    fn read_ahead(&self, route: &Arc<Route>) {
+        // It is read when it is needed, if not before.
+        let _ = self.ahead.unbounded_send(route.clone());
+    }
+}
+
+async fn read(state: Shared, route: Arc<Route>) {
+    if let Err(error) = state.secrets.credentials(&route).await {
+        tracing::info!(channel = %route.channel(), %error, "no credentials for this channel yet");
     }
 }
 

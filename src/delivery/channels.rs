@@ -5,7 +5,7 @@
 //! waits, however long. Before the API server's lists are known, one that nobody has told of waits as well; after, it
 //! is one that was deleted while nobody looked.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     age::{Clock, Stop},
@@ -44,7 +44,7 @@ pub(super) enum Presence {
 pub(super) struct Channel {
     pub id: ChannelId,
     pub presence: Presence,
-    pub settings: Option<Settings>,
+    pub settings: Option<Arc<Settings>>,
     /// The number of its environment.
     pub environment: u32,
     pub sides: [Side; 2],
@@ -73,7 +73,7 @@ pub(super) struct Side {
 /// One environment: its Aura and its Kernel.
 #[derive(Debug)]
 pub(super) struct Environment {
-    pub name: std::sync::Arc<str>,
+    pub name: Arc<str>,
     pub gates: [Gate; 2],
 }
 
@@ -105,7 +105,8 @@ const BOTH: [Direction; 2] = [Direction::ToAura, Direction::ToKernel];
 impl Lanes {
     /// A channel is served, and this holds for it from now on. Whatever waits for a change of the channel is tried now;
     /// a message that waits for its own retry goes on waiting.
-    pub fn serves(&mut self, channel: ChannelId, settings: Settings, now: Duration) {
+    pub fn serves(&mut self, channel: ChannelId, settings: impl Into<Arc<Settings>>, now: Duration) {
+        let settings = settings.into();
         self.at(now);
         let number = self.channel_number(channel);
         let environment = self.environment_number(&settings);

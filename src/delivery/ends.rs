@@ -167,6 +167,6 @@ impl Lanes {
 
     fn settings(&self, id: LaneId) -> Option<&Settings> {
         let (number, _) = parts(self.backlog.lane(id)?.slot);
-        self.channels.get(number as usize)?.settings.as_ref()
+        self.channels.get(number as usize)?.settings.as_deref()
     }
 }

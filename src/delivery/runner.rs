@@ -54,7 +54,7 @@ pub struct RunnerHandle {
 }
 
 enum News {
-    Serves(ChannelId, Settings),
+    Serves(ChannelId, Arc<Settings>),
     Unroutable(ChannelId),
     Deleted(ChannelId),
     Listed,
@@ -98,8 +98,8 @@ const RECORD_AGAIN: Duration = Duration::from_secs(1);
 
 impl RunnerHandle {
     /// A channel is served, and this holds for it: what waits for a change of it is tried now.
-    pub fn serves(&self, channel: ChannelId, settings: Settings) {
-        let _ = self.news.send(News::Serves(channel, settings));
+    pub fn serves(&self, channel: ChannelId, settings: impl Into<Arc<Settings>>) {
+        let _ = self.news.send(News::Serves(channel, settings.into()));
     }
 
     /// A channel's resource is there, and has no route now: its messages wait.

@@ -157,7 +157,7 @@ impl Lineage {
 }
 
 fn save(path: &Path, kept: &Kept) -> io::Result<()> {
-    snapshot::write_whole(path, &serde_json::to_vec(kept)?)
+    snapshot::write_json(path, kept)
 }
 
 /// Compares the journal with the cluster's record.

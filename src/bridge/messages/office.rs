@@ -186,7 +186,7 @@ impl<D: Desk> Office<D> {
             return Ok(found);
         }
         let sent = self.state.routes.load().iter().find_map(|route| {
-            let reference = entry::reference(route.channel, id, &keys);
+            let reference = entry::reference(route.channel(), id, &keys);
             self.state.journal.sent(&reference)
         });
         if let Some(sent) = sent {

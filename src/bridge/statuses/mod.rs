@@ -42,13 +42,13 @@ impl State {
     pub(super) fn keeps(&self, route: &Route, status: &Status) -> bool {
         let class = Class::of(&status.status);
         let settles = || {
-            let message = self.told_back(route.channel, status);
+            let message = self.told_back(route.channel(), status);
             message.is_some_and(|(seq, _)| {
                 let kind = self.journal.kind(seq);
                 matches!(kind, Some(Kind::Pending | Kind::DeadLetter))
             })
         };
-        class == Class::Failed || Rules::of(&route.effective).tells(class) || settles()
+        class == Class::Failed || Rules::of(route.effective()).tells(class) || settles()
     }
 
     /// The part of a reply that a status tells back what was sent with it.
@@ -143,7 +143,7 @@ impl Deliverer {
         let route = self.route(own.channel, pending.address.tag).ok();
         let rules = route
             .as_ref()
-            .map_or(Rules::NONE, |route| Rules::of(&route.effective));
+            .map_or(Rules::NONE, |route| Rules::of(route.effective()));
         let heard = self.state.heard().of(looked.about);
         let report = looked.report(pending.accepted_at_ms);
         let (remedy, tell_aura) = match decide(&report, looked.known, heard, &rules, now) {
@@ -211,7 +211,7 @@ impl Deliverer {
         };
         let report = looked.report(entry.accepted_at_ms);
         // What it waited for is over, or nobody knew its channel.
-        let plan = decide(&report, looked.known, 0, &Rules::of(&route.effective), u64::MAX);
+        let plan = decide(&report, looked.known, 0, &Rules::of(route.effective()), u64::MAX);
         let remedy = match plan {
             Plan::Do { remedy, .. } => remedy,
             Plan::Late => return (Ended::Dropped { reason: LATE }, None),
@@ -355,7 +355,7 @@ impl Deliverer {
                 (again, What::SentAgain, "resent")
             }
             Remedy::Tell => {
-                let text = &route.effective.undelivered_text;
+                let text = &route.effective().undelivered_text;
                 let lost = entry::lost(message, looked.about, text, &keys, now);
                 (lost, What::UserTold, "user_told")
             }
