@@ -131,17 +131,17 @@ mod tests {
         "2026-11-22T10:00:00Z".parse().unwrap()
     }
 
-    fn an_issued_key() -> Box<crate::api::KeyRef> {
-        Box::new(crate::api::KeyRef {
+    fn an_issued_key() -> crate::api::KeyRef {
+        crate::api::KeyRef {
             name: "k".into(),
             key: "k".into(),
-        })
+        }
     }
 
     fn table_with_key(issued: Option<&str>) -> RouteTable {
         let mut one = view("aura-es", "a", 1, 1);
         if issued.is_some() {
-            one.issued_key = Some(an_issued_key());
+            one.issued_key = Some(Box::new(an_issued_key()));
         }
         let mut known = Issued::default();
         if let Some(key) = issued.filter(|key| !key.is_empty()) {
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn a_derived_key_that_was_replaced_by_one_issued_elsewhere_is_not_taken_any_more() {
         let mut one = view("aura-es", "a", 1, 1);
-        one.issued_key = Some(an_issued_key());
+        one.issued_key = Some(Box::new(an_issued_key()));
         let mut known = Issued::default();
         known.read(&one, &keys(), &ApiKey::issued("fake-issued-key"), "1");
         one.webhook_key = Some(crate::api::WebhookKeyStatus {
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn a_new_issued_key_that_was_announced_and_not_read_yet_is_asked_to_come_back() {
         let mut one = view("aura-es", "a", 1, 1);
-        one.issued_key = Some(an_issued_key());
+        one.issued_key = Some(Box::new(an_issued_key()));
         let mut known = Issued::default();
         known.read(&one, &keys(), &ApiKey::issued("fake-one"), "1");
         one.api_key_version = Some("2".into());

@@ -25,6 +25,7 @@ mod clock;
 mod erase;
 mod error;
 mod format;
+mod gather;
 mod group;
 pub mod inspect;
 // Reachable for the measurement in benches/journal alone.

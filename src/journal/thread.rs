@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{Receiver, WeakSender};
 use tokio::sync::oneshot;
 
+use super::gather::Gather;
 use super::group::Command;
 use super::keeper::Keeper;
 use super::writer::{Chores, Writer};
@@ -19,10 +20,6 @@ use super::writer::{Chores, Writer};
 /// A group is closed at this many commands or bytes of bodies, so that nobody waits for an endless one.
 const GROUP_COMMANDS: usize = 1024;
 const GROUP_BYTES: usize = 4 << 20;
-/// The gather ends early with this many: more would not make the sync much cheaper for each.
-const GATHER_COMMANDS: usize = 256;
-/// The gather sleeps in slices: cheaper than waking for every arrival. Where it would not end early, there is but one.
-const GATHER_SLICE: Duration = Duration::from_micros(500);
 /// How long a busy writer without work waits before it says that its last frame was whole: who was answered may be
 /// about to ask again, and would find it waiting for the disk.
 const BEFORE_MARK: Duration = Duration::from_micros(100);
@@ -84,18 +81,12 @@ fn run(
         group.push(job);
         group.drain(&mut queue);
         if last_group > 1 {
-            let deadline = Instant::now() + gather;
-            let slice = if last_group < GATHER_COMMANDS / 4 {
-                gather
-            } else {
-                GATHER_SLICE
-            };
-            while group.is_open() && group.commands.len() < GATHER_COMMANDS {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
-                thread::sleep(left.min(slice));
+            let begun = Instant::now();
+            let mut plan = Gather::new(gather, last_group);
+            while group.is_open()
+                && let Some(wait) = plan.next(begun.elapsed(), group.commands.len())
+            {
+                thread::sleep(wait);
                 group.drain(&mut queue);
             }
         }

@@ -44,7 +44,8 @@ pub struct Options {
     /// How long after its day the key of a day's bodies is destroyed, at the latest; what still needs it is written
     /// again under a younger key before.
     pub body_retention: Duration,
-    /// How long a commit waits for company, and only while the last one held more than one command.
+    /// How long a commit waits for company at most: only while the last one held more than one command, and as long as
+    /// more keep coming.
     pub gather: Duration,
     /// Commands that may wait for the writer; more callers wait in [`Journal::append`](super::Journal::append). At least 1.
     pub queue: usize,
@@ -66,7 +67,7 @@ impl Default for Options {
             sent_max: 50_000,
             dead_letter_retention: DAY * 7,
             body_retention: DAY,
-            gather: Duration::from_millis(1),
+            gather: Duration::from_millis(4),
             queue: 1024,
         }
     }

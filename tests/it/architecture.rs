@@ -64,6 +64,8 @@ const PURE: &[&str] = &[
     "src/doctor/conformance/findings.rs",
     "src/doctor/conformance/report.rs",
     "src/bridge/routes.rs",
+    "src/bridge/views.rs",
+    "src/journal/gather.rs",
     "src/bridge/auth.rs",
     "src/bridge/entry.rs",
     "src/bridge/issued.rs",
