@@ -1,4 +1,5 @@
-//! Places at which a test can end the process as `kill -9` would: between two steps of which a crash may come.
+//! Places at which a test can end the process as `kill -9` would, between two steps of which a crash may come; or hold
+//! it, as a disk would that does not answer.
 //!
 //! Only with the feature `sim`. Without it `at!` and `after!` expand to nothing, so what is released has neither the
 //! calls nor the variable's name. Upholds Law 1: the crash tests end the bridge at each of these places under load.
@@ -40,6 +41,7 @@ pub(crate) use armed::{hit, hit_soon};
 mod armed {
     use std::{
         io::Write as _,
+        path::{Path, PathBuf},
         sync::{
             LazyLock,
             atomic::{AtomicU64, Ordering},
@@ -49,8 +51,12 @@ mod armed {
 
     use rustix::process::{Signal, getpid, kill_process};
 
-    /// The environment variable that arms a place: its name, a colon, and at the how-manyeth hit it acts, from 1.
+    /// The environment variable that arms a place: its name, a colon, and at the how-manyeth hit it acts, from 1; or its
+    /// name, an at sign, and a file: each hit waits there as long as the file exists.
     pub const VARIABLE: &str = "AURA_FAILPOINT";
+
+    /// How often it is looked whether the file is still there.
+    const LOOK: Duration = Duration::from_millis(5);
 
     /// How long after the hit [`hit_soon`] ends the process: an answer is written by then.
     const SOON: Duration = Duration::from_millis(2);
@@ -124,31 +130,63 @@ mod armed {
             format!("{}:{hit}", self.name())
         }
 
+        /// The value of [`VARIABLE`] that holds it as long as this file exists.
+        pub fn held_by(self, file: &Path) -> String {
+            format!("{}@{}", self.name(), file.display())
+        }
+
         /// What a process says before it ends here.
         pub fn last_words(self) -> String {
             format!("failpoint {}: killed", self.name())
         }
     }
 
+    /// What is done at a place.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Action {
+        /// The process ends at this hit.
+        Kill(u64),
+        /// The thread waits while this file exists.
+        Hold(PathBuf),
+    }
+
     /// Reads the value of [`VARIABLE`]; nothing where it names no place.
-    fn parse(value: &str) -> Option<(Place, u64)> {
-        let (name, hit) = value.split_once(':')?;
+    fn parse(value: &str) -> Option<(Place, Action)> {
+        let (name, action) = if let Some((name, file)) = value.split_once('@') {
+            (name, Action::Hold(file.into()))
+        } else {
+            let (name, hit) = value.split_once(':')?;
+            (name, Action::Kill(hit.parse().ok().filter(|hit| *hit > 0)?))
+        };
         let place = Place::ALL.into_iter().find(|place| place.name() == name)?;
-        Some((place, hit.parse().ok().filter(|hit| *hit > 0)?))
+        Some((place, action))
     }
 
     pub(crate) fn hit(place: Place) {
-        static ARMED: LazyLock<Option<(Place, u64)>> =
+        static ARMED: LazyLock<Option<(Place, Action)>> =
             LazyLock::new(|| std::env::var(VARIABLE).ok().as_deref().and_then(parse));
         static HITS: AtomicU64 = AtomicU64::new(0);
-        let Some((armed, turn)) = *ARMED else { return };
-        if armed == place && HITS.fetch_add(1, Ordering::Relaxed) + 1 == turn {
-            // Without a lock or a buffer: nothing of this process goes on.
-            let _ = std::io::stderr().write_all(format!("{}\n", place.last_words()).as_bytes());
-            let _ = kill_process(getpid(), Signal::KILL);
-            loop {
-                std::thread::park();
+        match &*ARMED {
+            Some((armed, Action::Kill(turn))) if *armed == place => {
+                if HITS.fetch_add(1, Ordering::Relaxed) + 1 == *turn {
+                    kill(place);
+                }
             }
+            Some((armed, Action::Hold(file))) if *armed == place => {
+                while file.exists() {
+                    std::thread::sleep(LOOK);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn kill(place: Place) -> ! {
+        // Without a lock or a buffer: nothing of this process goes on.
+        let _ = std::io::stderr().write_all(format!("{}\n", place.last_words()).as_bytes());
+        let _ = kill_process(getpid(), Signal::KILL);
+        loop {
+            std::thread::park();
         }
     }
 
@@ -166,9 +204,21 @@ mod armed {
         #[test]
         fn a_place_is_armed_by_its_name_and_the_hit() {
             for place in Place::ALL {
-                assert_eq!(parse(&place.armed_at(7)), Some((place, 7)));
+                assert_eq!(parse(&place.armed_at(7)), Some((place, Action::Kill(7))));
+                let file = Path::new("/a/b:c");
+                assert_eq!(
+                    parse(&place.held_by(file)),
+                    Some((place, Action::Hold(file.into())))
+                );
             }
-            for nothing in ["", "settled", "settled:0", "settled:x", "elsewhere:1"] {
+            for nothing in [
+                "",
+                "settled",
+                "settled:0",
+                "settled:x",
+                "elsewhere:1",
+                "elsewhere@/a",
+            ] {
                 assert_eq!(parse(nothing), None, "{nothing}");
             }
         }

@@ -283,9 +283,16 @@ fn live(seed: u64) {
     model.reopen(disk, &small_segments());
 }
 
+/// As many as `AURA_CRASH_SEEDS` says, from `AURA_CRASH_SEED` on.
 #[test]
-fn for_a_thousand_seeds_of_crashes_and_errors_nothing_acknowledged_is_lost() {
-    for seed in 0..1_000 {
+fn for_thousands_of_seeds_of_crashes_and_errors_nothing_acknowledged_is_lost() {
+    let setting = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text: String| text.parse().ok())
+    };
+    let first = setting("AURA_CRASH_SEED").unwrap_or(0);
+    for seed in first..first + setting("AURA_CRASH_SEEDS").unwrap_or(2_000) {
         let result = std::panic::catch_unwind(|| live(seed));
         assert!(result.is_ok(), "seed {seed}");
     }

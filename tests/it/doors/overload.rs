@@ -1,6 +1,9 @@
 //! What the bridge says when it can't keep more.
 
-use aura_whatsapp_operator::sim::dev::site;
+use aura_whatsapp_operator::{
+    failpoint::{Place, VARIABLE},
+    sim::{aura::Behaviour, dev::site},
+};
 use serde_json::json;
 
 use super::{USER, request, target, text, told};
@@ -63,4 +66,46 @@ async fn a_full_journal_is_answered_503_and_readiness_tells_while_health_does_no
         page.contains("aura_whatsapp_journal_refusals_total{reason=\"full\"} 1\n"),
         "{page}"
     );
+}
+
+/// The disk has what it was given, and does not say so for as long as a file is there.
+#[tokio::test]
+async fn what_does_not_become_durable_in_time_is_answered_503_and_is_known_when_it_comes_again() {
+    let mut world = World::builder("slow-disk")
+        .aura(Behaviour::Silent)
+        .config("bridge: {commitTimeout: 300ms}")
+        .start()
+        .await;
+    let number = world.ready_number("1002").await;
+    let target = target(&world, &number);
+    let dir = tempfile::tempdir().unwrap();
+    let stuck = dir.path().join("stuck");
+    world.kill_bridge().await;
+    world.site.bridge_variable = Some((VARIABLE.to_owned(), Place::JournalWritten.held_by(&stuck)));
+    world.start_bridge().await;
+    let call = |n: usize| {
+        let body = text(USER, &format!("wamid.{n}"), &n.to_string()).to_string();
+        request(&target, "", &body)
+    };
+    assert_eq!(told(&world, &call(1)).await.status, 200);
+    world.wait_settled().await;
+
+    std::fs::write(&stuck, "").unwrap();
+    let answer = told(&world, &call(2)).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
+    let again = told(&world, &call(2)).await;
+    assert_eq!(again.status, 503, "it is not known to be durable");
+    let arrived = |world: &World| world.aura.activities().len();
+    assert_eq!(arrived(&world), 1, "what is not durable goes nowhere");
+    let (_, page) = site::get(world.site.bridge_admin, "/metrics").await.unwrap();
+    assert!(
+        page.contains("aura_whatsapp_journal_refusals_total{reason=\"slow\"} 2\n"),
+        "{page}"
+    );
+
+    std::fs::remove_file(&stuck).unwrap();
+    assert_eq!(told(&world, &call(2)).await.status, 200);
+    assert_eq!(told(&world, &call(3)).await.status, 200);
+    world.wait_settled().await;
+    assert_eq!((arrived(&world), world.aura.duplicates().len()), (3, 0));
 }
