@@ -50,6 +50,7 @@ pub(super) trait SegmentFile: Send {
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Data and length are on the disk when this returns.
     fn sync(&self) -> io::Result<()>;
+    /// Cuts it off behind so many bytes. What was there is gone from the disk as well when this returns.
     fn truncate(&self, len: u64) -> io::Result<()>;
 }
 
@@ -353,6 +354,8 @@ impl SegmentFile for File {
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        self.set_len(len)
+        self.set_len(len)?;
+        // With its length, which `sync_data` may leave for later.
+        self.sync_all()
     }
 }

@@ -476,18 +476,20 @@ impl Writer {
             || active.end == SEGMENT_HEADER as u64
     }
 
-    /// A frame whose write failed is incomplete and can never be valid. Its bytes are given back, which on a full
-    /// disk is what makes room for settling. A file without any frame leaves the chain, or an hour of a full disk
-    /// would leave thousands of empty ones.
+    /// A frame whose write failed never counts. Its bytes are given back, which on a full disk is what makes room for
+    /// settling. A file without any frame leaves the chain, or an hour of a full disk would leave thousands of empty
+    /// ones; but only if none is in it for certain: of a write that failed the whole frame may be there, if what is
+    /// missing are its zeros at the end.
     fn give_up_after_failed_write(&mut self, active: &Active, end: u64) {
         let number = self.last.number;
-        let left = if active.file.truncate(self.last.len).is_ok() {
+        let is_cut = active.file.truncate(self.last.len).is_ok();
+        let left = if is_cut {
             self.last.len
         } else {
             end.max(active.allocated)
         };
         let mut state = self.shared.state();
-        if self.last.len == SEGMENT_HEADER as u64 {
+        if is_cut && self.last.len == SEGMENT_HEADER as u64 {
             state.drop_segment(number);
             drop(state);
             self.discard.push(number);

@@ -20,6 +20,8 @@ pub enum Trouble {
     NoSpace,
     /// An I/O error: a write gets part of its bytes out, a sync loses what it should have written.
     Error,
+    /// A write gets all of its bytes out but the last one. Any other operation fails.
+    AlmostAll,
 }
 
 #[derive(Clone, Default)]
@@ -264,7 +266,9 @@ impl Storage for Disk {
         }
         let spare = inner.spares.pop();
         match step {
-            Some(Trouble::Error | Trouble::Stop) => return Err(io::Error::other("creation failed")),
+            Some(Trouble::Error | Trouble::Stop | Trouble::AlmostAll) => {
+                return Err(io::Error::other("creation failed"));
+            }
             Some(Trouble::NoSpace) if spare.is_none() => return Err(io::ErrorKind::StorageFull.into()),
             None if inner.full && spare.is_none() => return Err(io::ErrorKind::StorageFull.into()),
             _ => {}
@@ -385,10 +389,10 @@ impl SegmentFile for OpenFile {
         let step = inner.step();
         let no_space = inner.full || matches!(step, Ok(Some(Trouble::NoSpace)));
         // A write that does not finish may still have got some of its bytes out.
-        let written = if matches!(step, Ok(None)) && !no_space {
-            bytes.len()
-        } else {
-            inner.rng.usize(..bytes.len())
+        let written = match step {
+            Ok(None) if !no_space => bytes.len(),
+            Ok(Some(Trouble::AlmostAll)) => bytes.len() - 1,
+            _ => inner.rng.usize(..bytes.len()),
         };
         let offset = usize::try_from(offset).unwrap();
         let inode = &mut inner.inodes[self.index];
@@ -416,15 +420,18 @@ impl SegmentFile for OpenFile {
             return Err(io::Error::other("truncation failed"));
         }
         let len = usize::try_from(len).unwrap();
+        inner.inodes[self.index].cached.truncate(len);
+        // Whether the cut reaches the disk before it is synced is open.
+        let reaches = inner.rng.bool();
+        let synced = inner.step();
         let inode = &mut inner.inodes[self.index];
-        inode.cached.truncate(len);
-        // Only unsynced bytes are ever cut; whether the cut reaches the disk before a power loss is open.
-        if inner.rng.bool() {
-            let inode = &mut inner.inodes[self.index];
+        if reaches || matches!(synced, Ok(None)) {
+            inode.durable.truncate(len);
             for (offset, data) in &mut inode.dirty {
                 data.truncate(len.saturating_sub(*offset));
             }
         }
-        Ok(())
+        let trouble = synced?;
+        inner.sync(self.index, trouble)
     }
 }

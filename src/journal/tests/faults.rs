@@ -2,6 +2,7 @@
 
 use super::disk::{Disk, Trouble};
 use super::{AppendError, Appended, Bench, Options, Seq, entry, roomy, seqs, small_segments};
+use crate::journal::storage::Storage as _;
 
 #[test]
 fn a_failed_sync_is_final_for_its_file_and_the_journal_goes_on_in_a_new_one() {
@@ -190,4 +191,35 @@ fn what_is_too_large_is_refused_for_good() {
         bench.append(vec![body(1 << 20)]).unwrap(),
         [Appended::New(Seq(1))]
     );
+}
+
+/// Of a write that failed the whole frame may be there, if what is missing is of the zeros at its end: a file that has it
+/// may leave the chain only when that is cut off, for good.
+#[test]
+fn a_frame_that_was_almost_written_into_an_empty_segment_is_no_damage_later() {
+    // The write fails alone; so does cutting off what it left; so does syncing the cut.
+    for further in [None, Some(1), Some(2)] {
+        for seed in 0..64 {
+            let disk = Disk::seeded(seed);
+            // The file has its zeros already.
+            disk.prepare(4096).unwrap();
+            let (mut bench, _) = Bench::open(&disk, &roomy()).unwrap();
+            disk.plan(0, Trouble::AlmostAll);
+            if let Some(after) = further {
+                disk.plan(after, Trouble::Error);
+            }
+            let mut almost = entry(1);
+            // Of each length, so that all numbers of zeros come up.
+            almost.body = vec![b'x'; usize::try_from(seed % 32).unwrap()].into();
+            assert!(bench.append(vec![almost]).is_err());
+            let [Appended::New(seq)] = bench.append(vec![entry(2)]).unwrap()[..] else {
+                panic!("one answer")
+            };
+            let rng = &mut fastrand::Rng::with_seed(seed);
+            for after in [disk.after_power_loss(rng), disk.after_kill(rng)] {
+                let (_, pending) = Bench::open(&after, &roomy()).unwrap_or_else(|error| panic!("{error}"));
+                assert_eq!(seqs(&pending), [seq.0], "{further:?}, seed {seed}");
+            }
+        }
+    }
 }
