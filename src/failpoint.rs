@@ -167,10 +167,10 @@ mod armed {
             LazyLock::new(|| std::env::var(VARIABLE).ok().as_deref().and_then(parse));
         static HITS: AtomicU64 = AtomicU64::new(0);
         match &*ARMED {
-            Some((armed, Action::Kill(turn))) if *armed == place => {
-                if HITS.fetch_add(1, Ordering::Relaxed) + 1 == *turn {
-                    kill(place);
-                }
+            Some((armed, Action::Kill(turn)))
+                if *armed == place && HITS.fetch_add(1, Ordering::Relaxed) + 1 == *turn =>
+            {
+                kill(place);
             }
             Some((armed, Action::Hold(file))) if *armed == place => {
                 while file.exists() {
