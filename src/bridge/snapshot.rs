@@ -161,6 +161,24 @@ mod tests {
         assert!(load(dir.path()).is_none());
     }
 
+    #[tokio::test]
+    async fn what_was_told_last_is_saved_also_when_all_stops_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tell, told) = watch::channel(Save::default());
+        let stop = CancellationToken::new();
+        for id in 1..4 {
+            tell.send_replace(Save {
+                channels: vec![Arc::new(view("a", "b", 1, id))],
+                issued: Issued::default(),
+            });
+        }
+        stop.cancel();
+        drop(tell);
+        keep(dir.path().to_owned(), told, stop).await;
+        let known = load(dir.path()).unwrap().channels.views;
+        assert_eq!(*known[0], view("a", "b", 1, 3));
+    }
+
     /// As the release before this one wrote it, with a phone number and another order of fields.
     #[test]
     fn a_file_of_a_release_before_is_read() {

@@ -401,3 +401,91 @@ fn watch_error(error: &watcher::Error) -> &'static str {
         _ => "error",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::WhatsAppChannelSpec;
+
+    fn resource(namespace: &str, name: &str, secret: &str) -> WhatsAppChannel {
+        let mut spec = WhatsAppChannelSpec::example();
+        secret.clone_into(&mut spec.kernel.credentials_secret_ref.name);
+        let mut channel = WhatsAppChannel::new(name, spec);
+        channel.metadata.namespace = Some(namespace.to_owned());
+        let created = "2026-11-22T10:00:00Z".parse().unwrap();
+        channel.metadata.creation_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(created));
+        channel
+    }
+
+    fn names(views: &Views) -> Vec<&str> {
+        views.iter().map(|view| &*view.name).collect()
+    }
+
+    fn relist(views: &mut Views, scope: Scope, channels: Vec<WhatsAppChannel>) {
+        views.take(scope, Event::Init);
+        for channel in channels {
+            views.take(scope, Event::InitApply(channel));
+        }
+        assert!(views.take(scope, Event::InitDone));
+    }
+
+    #[test]
+    fn a_relist_replaces_what_its_scope_said_and_keeps_what_is_as_it_was() {
+        let mut views = Views::new(2, KnownViews::default(), |_| None);
+        relist(
+            &mut views,
+            0,
+            vec![resource("n", "a", "x"), resource("n", "b", "x")],
+        );
+        assert!(!views.is_synced(), "the other one has not told anything");
+        relist(&mut views, 1, vec![resource("m", "c", "x")]);
+        assert!(views.is_synced());
+        assert_eq!(names(&views), ["a", "b", "c"]);
+        let before: Vec<_> = views.iter().cloned().collect();
+        relist(
+            &mut views,
+            0,
+            vec![resource("n", "a", "x"), resource("n", "b", "y")],
+        );
+        let now: Vec<_> = views.iter().cloned().collect();
+        assert!(Arc::ptr_eq(&before[0], &now[0]) && Arc::ptr_eq(&before[2], &now[2]));
+        assert_eq!((&*before[1].client_secret, &*now[1].client_secret), ("x", "y"));
+        // A list that is cut off leaves everything as it was, and the next one begins anew.
+        views.take(0, Event::Init);
+        views.take(0, Event::InitApply(resource("n", "z", "x")));
+        assert_eq!(names(&views), ["a", "b", "c"]);
+        relist(&mut views, 0, vec![resource("n", "b", "y")]);
+        assert_eq!(names(&views), ["b", "c"]);
+    }
+
+    #[test]
+    fn only_what_changes_something_here_asks_for_another_table() {
+        let mut views = Views::new(1, KnownViews::default(), |_| None);
+        assert!(views.take(0, Event::Apply(resource("n", "a", "x"))));
+        let mut labelled = resource("n", "a", "x");
+        labelled.labels_mut().insert("team".into(), "shop".into());
+        assert!(!views.take(0, Event::Apply(labelled)));
+        assert!(views.take(0, Event::Apply(resource("n", "a", "y"))));
+        assert!(!views.take(0, Event::Delete(resource("m", "a", "y"))));
+        assert!(views.take(0, Event::Delete(resource("n", "a", "y"))));
+        assert_eq!(names(&views), [""; 0]);
+    }
+
+    #[test]
+    fn what_the_snapshot_knew_of_a_namespace_that_is_not_watched_any_more_is_left_out() {
+        let mut known = KnownViews::default();
+        for namespace in ["n", "m"] {
+            let view = known.commons.view(&resource(namespace, namespace, "x")).unwrap();
+            known.views.push(Arc::new(view));
+        }
+        let mut views = Views::new(1, known, |namespace| (namespace == "n").then_some(0));
+        assert_eq!(names(&views), ["n"]);
+        let before = views.iter().next().unwrap().clone();
+        relist(&mut views, 0, vec![resource("n", "n", "x")]);
+        assert!(
+            Arc::ptr_eq(&before, views.iter().next().unwrap()),
+            "the route of before stays"
+        );
+    }
+}
