@@ -4,7 +4,8 @@
 //! Only with the feature `sim`. Without it `at!` and `after!` expand to nothing, so what is released has neither the
 //! calls nor the variable's name. Upholds Law 1: the crash tests end the bridge at each of these places under load.
 
-/// Ends the process here, if this place is armed and it is its turn.
+/// Ends the process here, or holds this thread, if this place is armed and it is its turn. Only the journal's places may
+/// hold: they have threads of their own, and the rest would stop others' work with theirs.
 #[cfg(feature = "sim")]
 macro_rules! at {
     ($place:ident) => {

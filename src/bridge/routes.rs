@@ -1,4 +1,5 @@
-//! Which channel goes where: built from the resources, replaced as a whole, read without a lock. Pure.
+//! Which channel goes where: built from the resources, replaced as a whole, read without a lock. Pure: what is known of
+//! a Kernel client is handed on from route to route, and never looked into here.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -526,11 +527,31 @@ environments:
         let (_, table) = build(&[&newer, &other], &installation(), &first);
         let (before, now) = (of(&first, 1), of(&table, 1));
         assert!(Arc::ptr_eq(&before.client, &now.client) && !before.leads_where(&now));
-        // It names another Secret.
+        // The keys within are written out, and are the ones that it has without that.
+        let naming = |id_key: &str, secret_key: &str| {
+            let mut spec = WhatsAppChannelSpec::example();
+            spec.kernel.credentials_secret_ref.id_key = Some(id_key.into());
+            spec.kernel.credentials_secret_ref.secret_key = Some(secret_key.into());
+            view_of("aura-es", "a", 1, 1, spec)
+        };
+        let (_, table) = build(&[&naming("id", "secret")], &installation(), &first);
+        let (before, now) = (of(&first, 1), of(&table, 1));
+        assert!(Arc::ptr_eq(&before.client, &now.client) && before.leads_where(&now));
+        // It names another Secret, another key within, or another namespace's: nothing is known of that.
         let mut elsewhere = one.clone();
         elsewhere.client_secret = "another".into();
-        let (_, table) = build(&[&elsewhere], &installation(), &first);
-        assert!(!Arc::ptr_eq(&of(&first, 1).client, &of(&table, 1).client));
+        let mut taken_over = view("aura-es2", "a", 0, 1);
+        taken_over.common = one.common.clone();
+        for other in [
+            elsewhere,
+            naming("id", "another"),
+            naming("another", "secret"),
+            taken_over,
+        ] {
+            let (_, table) = build(&[&other], &installation(), &first);
+            let (before, now) = (of(&first, 1), of(&table, 1));
+            assert!(!Arc::ptr_eq(&before.client, &now.client) && !before.leads_where(&now));
+        }
         // Its environment is another by now.
         let mut changed = installation();
         changed

@@ -5,7 +5,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::UNIX_EPOCH,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -19,6 +19,11 @@ use super::{
 
 const FILE: &str = "routes.json";
 const FORMAT: u32 = 1;
+/// How many times longer than a save the rest after it is: of many channels, each change writes them all.
+const REST: u32 = 9;
+/// The longest rest. What is told in it is lost to a start only if the bridge is killed before it ends and the API
+/// server can't be asked then.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -84,7 +89,7 @@ pub(super) struct Save {
 }
 
 /// Saves what it is told last, until told to stop or nobody is left to tell it; what it was told before that is saved
-/// in any case. Saving takes at most a tenth of its time: of many channels, each change would write them all.
+/// in any case. Between two saves it rests.
 pub(super) async fn keep(dir: PathBuf, mut told: watch::Receiver<Save>, stop: CancellationToken) {
     while told.changed().await.is_ok() {
         let start = Instant::now();
@@ -96,7 +101,7 @@ pub(super) async fn keep(dir: PathBuf, mut told: watch::Receiver<Save>, stop: Ca
             Ok(Err(error)) => tracing::error!(%error, "can't save the route snapshot"),
             Err(error) => tracing::error!(%error, "saving the route snapshot failed"),
         }
-        let rest = 9 * start.elapsed();
+        let rest = (REST * start.elapsed()).min(LONGEST_REST);
         let _ = stop.run_until_cancelled(tokio::time::sleep(rest)).await;
     }
 }

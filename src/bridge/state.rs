@@ -106,12 +106,13 @@ impl State {
     }
 }
 
-/// The routes of channels that were deleted a moment ago: what they had, they drain with (Law 9).
+/// The routes of channels that were deleted, or went to another resource, a moment ago: what they had, they drain with
+/// (Law 9).
 #[derive(Default)]
 pub(super) struct Leaving(Mutex<HashMap<ChannelId, (Arc<Route>, Instant)>>);
 
-/// How long such a route is kept: what began at the last moment ends with it.
-const KEPT: Duration = Duration::from_secs(2 * 60);
+/// How long such a route is used: a channel drains for less, and what began at the last moment ends with it.
+pub(super) const KEPT: Duration = Duration::from_secs(2 * 60);
 
 impl Leaving {
     fn routes(&self) -> MutexGuard<'_, HashMap<ChannelId, (Arc<Route>, Instant)>> {
@@ -120,9 +121,17 @@ impl Leaving {
 
     /// A channel goes.
     pub fn add(&self, route: Arc<Route>) {
-        let mut routes = self.routes();
-        routes.retain(|_, (_, since)| since.elapsed() < KEPT);
-        routes.insert(route.channel(), (route, Instant::now()));
+        self.routes().insert(route.channel(), (route, Instant::now()));
+    }
+
+    /// Lets go of those whose time is over, with the credentials that they hold.
+    pub fn tidy(&self) {
+        self.routes().retain(|_, (_, since)| since.elapsed() < KEPT);
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.routes().is_empty()
     }
 
     /// The route that a channel had, while it still may be used.
@@ -232,3 +241,28 @@ pub(super) fn now_ms() -> u64 {
 
 /// Shared by all parts.
 pub(super) type Shared = Arc<State>;
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{issued::Issued, routes::tests::table, views::tests::view},
+        *,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_route_that_leaves_is_used_for_its_time_and_then_let_go() {
+        let routes = table([view("aura-es", "a", 1, 1)], &Issued::default());
+        let route = routes.iter().next().unwrap().clone();
+        drop(routes);
+        let leaving = Leaving::default();
+        leaving.add(route.clone());
+        tokio::time::advance(KEPT / 2).await;
+        leaving.tidy();
+        assert!(Arc::ptr_eq(&leaving.get(route.channel()).unwrap(), &route));
+        tokio::time::advance(KEPT / 2).await;
+        assert!(leaving.get(route.channel()).is_none() && !leaving.is_empty());
+        leaving.tidy();
+        assert!(leaving.is_empty());
+        assert_eq!(Arc::strong_count(&route), 1, "with what it knew of its client");
+    }
+}

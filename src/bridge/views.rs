@@ -101,7 +101,9 @@ impl CommonSpec {
 
     /// Whether another reads a Secret with a Kernel client alike.
     pub fn reads_client_like(&self, other: &Self) -> bool {
-        self.0.kernel.credentials_secret_ref == other.0.kernel.credentials_secret_ref
+        let own = &self.0.kernel.credentials_secret_ref;
+        let theirs = &other.0.kernel.credentials_secret_ref;
+        (own.id_key(), own.secret_key()) == (theirs.id_key(), theirs.secret_key())
     }
 
     /// What holds where an environment says this.
@@ -174,7 +176,11 @@ impl Commons {
         let mut digest = [0; 16];
         digest.copy_from_slice(&hash[..16]);
         if let Some(known) = self.specs.get(&digest) {
-            return known.clone();
+            if known.0 == spec {
+                return known.clone();
+            }
+            // Never another's, whatever made the digests meet.
+            return Arc::new(CommonSpec(spec));
         }
         self.sweep();
         let spec = Arc::new(CommonSpec(spec));

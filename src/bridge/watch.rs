@@ -25,7 +25,7 @@ use super::{
     issued::{self, Issued},
     routes::{Route, RouteTable},
     snapshot::{self, Save},
-    state::{Shared, now_ms},
+    state::{self, Shared, now_ms},
     views::{ChannelView, Commons, KnownViews},
 };
 use crate::{
@@ -65,6 +65,29 @@ struct Scoped {
     synced: bool,
 }
 
+impl Scoped {
+    /// Takes what a resource says; whether that is new. The name that it is found by is the view's own, which is kept once.
+    fn know(&mut self, view: ChannelView) -> bool {
+        let name = name(&view);
+        let is_new = self.known.get(&name).is_none_or(|known| **known != view);
+        if is_new {
+            // A map keeps the key that it has.
+            self.known.remove(&name);
+            self.known.insert(name, Arc::new(view));
+        }
+        is_new
+    }
+
+    /// A resource is gone; whether it was known.
+    fn forget(&mut self, channel: &WhatsAppChannel) -> bool {
+        let name = (
+            channel.namespace().unwrap_or_default().into(),
+            channel.name_any().into(),
+        );
+        self.known.remove(&name).is_some()
+    }
+}
+
 impl Views {
     /// Begins with what the snapshot knew: what a scope says later replaces it.
     fn new(scopes: usize, snapshot: KnownViews, scope_of: impl Fn(&str) -> Option<Scope>) -> Self {
@@ -86,35 +109,22 @@ impl Views {
             return false;
         };
         match event {
-            Event::Apply(channel) => {
-                let Some(view) = self.commons.view(&channel) else {
-                    return false;
-                };
-                let name = name(&view);
-                let is_new = scoped.known.get(&name).is_none_or(|known| **known != view);
-                if is_new {
-                    scoped.known.insert(name, Arc::new(view));
-                }
-                is_new
-            }
-            Event::Delete(channel) => {
-                let name = (
-                    channel.namespace().unwrap_or_default().into(),
-                    channel.name_any().into(),
-                );
-                scoped.known.remove(&name).is_some()
-            }
+            Event::Apply(channel) => match self.commons.view(&channel) {
+                Some(view) => scoped.know(view),
+                // What it says now is no channel, and what it said before it does not say any more.
+                None => scoped.forget(&channel),
+            },
+            Event::Delete(channel) => scoped.forget(&channel),
             Event::Init => {
                 scoped.listing.clear();
                 false
             }
             Event::InitApply(channel) => {
                 if let Some(view) = self.commons.view(&channel) {
-                    let name = name(&view);
                     // What is known is kept, with the routes that go by it.
-                    let known = scoped.known.get(&name).filter(|known| ***known == view);
+                    let known = scoped.known.get(&name(&view)).filter(|known| ***known == view);
                     let view = known.cloned().unwrap_or_else(|| Arc::new(view));
-                    scoped.listing.insert(name, view);
+                    scoped.listing.insert(name(&view), view);
                 }
                 false
             }
@@ -154,8 +164,8 @@ pub(super) struct Watch {
 struct Followers {
     /// The last state, to be saved.
     save: watch::Sender<Save>,
-    /// Routes whose credentials are read before they are needed, so that they are there when the API server is not.
-    ahead: mpsc::UnboundedSender<Arc<Route>>,
+    /// Channels whose credentials are read before they are needed, so that they are there when the API server is not.
+    ahead: mpsc::UnboundedSender<ChannelId>,
 }
 
 impl Watch {
@@ -165,8 +175,9 @@ impl Watch {
         let (ahead, to_read) = mpsc::unbounded();
         let saves = snapshot::keep(self.data_dir.clone(), to_save, stop.clone());
         let state = self.state.clone();
-        let reads = stop
-            .run_until_cancelled(to_read.for_each_concurrent(AHEAD, move |route| read(state.clone(), route)));
+        let reads = stop.run_until_cancelled(
+            to_read.for_each_concurrent(AHEAD, move |channel| read(state.clone(), channel)),
+        );
         let follow = self.follow(snapshot, Followers { save, ahead }, &stop);
         tokio::join!(follow, saves, reads);
     }
@@ -195,9 +206,14 @@ impl Watch {
         let mut dirty = false;
         let mut configured = false;
         let mut deadline = pin!(tokio::time::sleep(GATHER));
+        let mut tidy = pin!(tokio::time::sleep(state::KEPT));
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = &mut tidy, if !self.state.leaving.is_empty() => {
+                    self.state.leaving.tidy();
+                    tidy.as_mut().reset(tokio::time::Instant::now() + state::KEPT);
+                }
                 Some((scope, event)) = events.next() => match event {
                     Ok(event) => {
                         // That a list begins is no word of the API server's.
@@ -378,13 +394,17 @@ impl Watch {
 impl Followers {
     fn read_ahead(&self, route: &Arc<Route>) {
         // It is read when it is needed, if not before.
-        let _ = self.ahead.unbounded_send(route.clone());
+        let _ = self.ahead.unbounded_send(route.channel());
     }
 }
 
-async fn read(state: Shared, route: Arc<Route>) {
+/// Reads a channel's credentials as its route of now names them; one that is known by then costs nothing.
+async fn read(state: Shared, channel: ChannelId) {
+    let Some(route) = state.routes.load().get(channel).cloned() else {
+        return;
+    };
     if let Err(error) = state.secrets.credentials(&route).await {
-        tracing::info!(channel = %route.channel(), %error, "no credentials for this channel yet");
+        tracing::info!(%channel, %error, "no credentials for this channel yet");
     }
 }
 
@@ -418,7 +438,13 @@ mod tests {
         channel
     }
 
+    /// The names of what is known. Each is kept once, with its view.
     fn names(views: &Views) -> Vec<&str> {
+        for scoped in &views.scopes {
+            for ((namespace, name), view) in &scoped.known {
+                assert!(Arc::ptr_eq(name, &view.name) && Arc::ptr_eq(namespace, &view.namespace));
+            }
+        }
         views.iter().map(|view| &*view.name).collect()
     }
 
@@ -467,9 +493,17 @@ mod tests {
         labelled.labels_mut().insert("team".into(), "shop".into());
         assert!(!views.take(0, Event::Apply(labelled)));
         assert!(views.take(0, Event::Apply(resource("n", "a", "y"))));
+        assert_eq!(names(&views), ["a"]);
         assert!(!views.take(0, Event::Delete(resource("m", "a", "y"))));
         assert!(views.take(0, Event::Delete(resource("n", "a", "y"))));
         assert_eq!(names(&views), [""; 0]);
+        // One that claims no channel any more is as good as gone.
+        assert!(views.take(0, Event::Apply(resource("n", "a", "y"))));
+        let mut none = resource("n", "a", "y");
+        none.spec.channel_id = "no uuid".into();
+        assert!(views.take(0, Event::Apply(none.clone())));
+        assert_eq!(names(&views), [""; 0]);
+        assert!(!views.take(0, Event::Apply(none)));
     }
 
     #[test]

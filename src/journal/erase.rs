@@ -81,7 +81,7 @@ impl Keeper {
     }
 
     /// Blanks what is not needed in one segment, and cuts off what stands behind the length that the next one vouches for:
-    /// bytes of a segment that the file was before.
+    /// bytes of a segment that the file was before, which may be anybody's.
     fn erase_in(
         &self,
         number: u64,
@@ -97,9 +97,9 @@ impl Keeper {
             return Err(damaged(next, 0, "it does not follow the one before it"));
         }
         let theirs = theirs(&own, &file, sealed.len, whose)?;
-        if theirs.is_empty() {
-            return Ok(());
-        }
+        let len = usize::try_from(sealed.len).unwrap_or(usize::MAX);
+        // Zeros are what a file is made of that was no segment before.
+        let has_remains = file.iter().skip(len).any(|byte| *byte != 0);
         erased.sent += self.forget_sent(&theirs, ask)?;
         let (mut records, mut left) = (0, HashSet::new());
         for (frame, seqs) in theirs {
@@ -117,8 +117,8 @@ impl Keeper {
             });
         }
         erased.left += left.len() as u64;
-        if records > 0 {
-            file.truncate(usize::try_from(sealed.len).unwrap_or(usize::MAX));
+        if records > 0 || has_remains {
+            file.truncate(len);
             self.storage.replace(number, &file)?;
             self.shared.state().set_bytes(number, file.len() as u64);
             erased.records += records;

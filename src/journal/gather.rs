@@ -1,7 +1,8 @@
 //! How long a commit waits for company. Pure.
 //!
 //! A commit costs the same whatever is in it, some 200 us of processor time where a sync is dear: the more messages share
-//! one the better, as long as they keep coming. Callers that all wait for this very commit are not waited for.
+//! one the better, as long as they keep coming. Callers that all wait for this very commit are known by nobody coming
+//! after them, one step later.
 //! Upholds law 4 in small: one sync serves every caller that waits.
 
 use std::time::Duration;
@@ -93,7 +94,8 @@ impl Gather {
 mod tests {
     use super::*;
 
-    const LONGEST: Duration = Duration::from_millis(8);
+    /// As by default.
+    const LONGEST: Duration = Duration::from_millis(4);
 
     /// The waits of a gather and what it ends with; `there` says how many commands have come by a time.
     fn gather(last_group: usize, there: impl Fn(Duration) -> usize) -> (Vec<u128>, usize) {
@@ -112,11 +114,13 @@ mod tests {
 
     #[test]
     fn it_waits_for_company_that_keeps_coming_and_looks_seldom() {
-        assert_eq!(gather(20, steady(1, 20)), (vec![1000, 1000, 6000], 161));
-        assert_eq!(gather(160, steady(80, 20)), (vec![500, 500, 1000, 6000], 240));
+        assert_eq!(gather(20, steady(1, 20)), (vec![1000, 1000, 2000], 81));
+        assert_eq!(gather(160, steady(80, 20)), (vec![500, 500, 1000, 2000], 160));
         // Until it is full.
-        assert_eq!(gather(20, steady(6, 50)), (vec![1000, 1000, 3000], 256));
-        assert_eq!(gather(20, steady(4, 4)), (vec![1000, 1000, 6000], 36));
+        assert_eq!(gather(20, steady(6, 100)), (vec![1000, 1000, 500], 256));
+        // So few that the next step would not pay.
+        assert_eq!(gather(20, steady(4, 3)), (vec![1000, 1000, 2000], 16));
+        assert_eq!(gather(20, steady(2, 2)), (vec![1000], 4));
     }
 
     #[test]

@@ -33,11 +33,6 @@ pub mod inspect;
 #[doc(hidden)]
 pub mod ids;
 #[cfg(not(feature = "sim"))]
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "its own tests and measurements use more of it than the journal does"
-)]
 mod ids;
 mod keeper;
 mod keyring;

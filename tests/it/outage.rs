@@ -33,6 +33,7 @@ async fn with_the_api_server_stopped_the_bridge_still_routes_also_after_its_own_
     routes_grow_old(&world).await;
     // A reply whose record was not on disk yet would be sent again, which is not the matter here.
     world.wait_settled().await;
+    world.wait_snapshot([&number]).await;
 
     world.kill_bridge().await;
     world.start_bridge().await;

@@ -44,7 +44,7 @@ impl Merge {
     /// Writes the run and makes it durable. Takes about a second for ten million ids: for another thread.
     ///
     /// # Errors
-    /// The file system's, or [`Damage`](super::Damage) to one of the runs.
+    /// The file system's, or [`Damage`](super::error::Damage) to one of the runs.
     pub fn write(&self, storage: &dyn RunStorage) -> io::Result<Run> {
         run::write(storage, self.new.clone(), |writer| {
             for group in self

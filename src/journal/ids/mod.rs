@@ -40,7 +40,7 @@ use std::mem::size_of;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::error::{Damage, IdsError};
+pub use self::error::IdsError;
 use self::filter::Filter;
 pub use self::merge::Merge;
 use self::plan::Summary;
@@ -104,7 +104,8 @@ impl Options {
     }
 }
 
-/// Numbers for metrics.
+/// Numbers for measurements.
+#[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "for measurements"))]
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Ids remembered, in memory and on disk.
@@ -140,6 +141,7 @@ pub struct Ids {
 struct Known {
     sealed_through: Seq,
     ids: u64,
+    #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "for measurements"))]
     bytes: u64,
     last_hour: u32,
 }
@@ -236,7 +238,7 @@ impl Ids {
     /// their hour.
     ///
     /// # Errors
-    /// The file system's, or [`Damage`]: then it is not known whether the id is.
+    /// The file system's, or [`Damage`](error::Damage): then it is not known whether the id is.
     pub fn find(&mut self, key: &DedupKey, born: Born, accepted_at_ms: u64) -> io::Result<Option<Seq>> {
         let key = key_of(key);
         let in_memory = self
@@ -421,7 +423,8 @@ impl Ids {
         (self.table.len() + frozen) as u64 + self.runs.values().map(|run| run.ids).sum::<u64>()
     }
 
-    /// Numbers for metrics. Cheap: reads memory only.
+    /// Numbers for measurements. Cheap: reads memory only.
+    #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "for measurements"))]
     pub fn stats(&self) -> Stats {
         let frozen = self.frozen.as_ref().map(|frozen| &*frozen.table);
         let tables = || [Some(&self.table), frozen].into_iter().flatten();

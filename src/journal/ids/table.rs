@@ -93,6 +93,7 @@ impl Table {
 
     /// What it takes in memory: the map has a power of two of buckets, at most 7/8 of them used, each an entry and
     /// a byte of its own.
+    #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "for measurements"))]
     pub fn bytes(&self) -> usize {
         match self.ids.capacity() {
             0 => 0,

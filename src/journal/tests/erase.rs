@@ -165,6 +165,29 @@ fn whenever_the_machine_stops_during_it_nothing_is_lost_and_a_second_call_ends_i
     }
 }
 
+/// The file was another segment before, and nobody has written there since.
+#[test]
+fn what_a_file_still_holds_of_the_segment_that_it_was_is_gone_too() {
+    let mut bench = filled();
+    for number in 11..=16 {
+        bench.append(vec![entry(number)]).unwrap();
+    }
+    let others = bench.disk.files().into_iter().find(|(_, file)| {
+        let holds = |text: &[u8]| file.windows(text.len()).any(|window| window == text);
+        holds(b"body") && !holds(b"theirs")
+    });
+    let (number, _) = others.expect("a segment without a message of theirs");
+    bench
+        .disk
+        .edit(number, |file| file.extend_from_slice(b"an old secret of theirs"));
+    erase(&mut bench, whose()).unwrap();
+    assert!(!stands_somewhere(&bench.disk, "an old secret of theirs"));
+    is_erased(&mut bench);
+    let (mut bench, pending) = bench.reopen().unwrap();
+    assert_eq!(seqs(&pending), [4, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
+    is_erased(&mut bench);
+}
+
 #[test]
 fn damage_is_told_wherever_it_is_and_what_is_damaged_stays_as_it_is() {
     let frames: Vec<usize> = {

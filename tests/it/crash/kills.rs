@@ -115,13 +115,7 @@ async fn one_world(random: &mut fastrand::Rng, first: usize, count: usize, seed:
     for number in &numbers {
         world.wait_ready(number).await;
     }
-    let snapshot = world.site.dir().join("data").join("routes.json");
-    world
-        .until("the snapshot knows the channels", async || {
-            let known = std::fs::read_to_string(&snapshot).unwrap_or_default();
-            numbers.iter().all(|number| known.contains(&number.channel_id))
-        })
-        .await;
+    world.wait_snapshot(&numbers).await;
     // It has done its part, and would only take its share of the processor.
     world.controller.take().unwrap().stop().await.unwrap();
     world.bridge.take().unwrap().stop().await.unwrap();

@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::{USER, call, ended, http, post, text, wait_snapshot};
+use super::{USER, call, ended, http, post, text};
 use crate::support::{SOON, World};
 
 /// A hundred messages of thirty conversations, and the process ends while they are written.
 async fn a_batch_is_cut_off(prefix: &'static str, place: Place, kept: u32) {
     let mut world = World::builder(prefix).aura(Behaviour::Silent).start().await;
     let number = world.ready_number("1002").await;
-    wait_snapshot(&world, &number).await;
+    world.wait_snapshot([&number]).await;
     let url = world.kernel.webhook_of(&number.client_id).unwrap();
     let batch: Vec<Value> = (0..100)
         .map(|n| {

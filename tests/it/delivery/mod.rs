@@ -8,7 +8,7 @@ mod replies;
 mod statuses;
 mod upstream;
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use aura_whatsapp_operator::sim::{aura::ReceivedActivity, fault::Fault};
 use jiff::Timestamp;
@@ -59,16 +59,6 @@ async fn a_number_for_each(
         world.wait_ready(number).await;
     }
     numbers
-}
-
-/// Waits until the bridge's snapshot of the routes knows a number: after that a start serves at once.
-async fn wait_snapshot(world: &World, number: &Number) {
-    let snapshot = world.site.dir().join("data").join("routes.json");
-    let knows =
-        |path: &Path| std::fs::read_to_string(path).is_ok_and(|text| text.contains(&number.channel_id));
-    world
-        .until("the snapshot knows the channel", async || knows(&snapshot))
-        .await;
 }
 
 /// How many messages have ended in a way (`delivered`, `dead_letter`), by the bridge's metrics.

@@ -280,7 +280,7 @@ async fn of_a_long_reply_the_part_that_failed_is_sent_again_and_no_other() {
 async fn a_status_that_was_accepted_survives_a_kill_and_is_acted_upon_once() {
     let mut world = World::start("killed").await;
     let number = world.ready_number("1002").await;
-    super::wait_snapshot(&world, &number).await;
+    world.wait_snapshot([&number]).await;
     let received = world.converse(&number, USER, "uno", 1).await;
     world.wait_settled().await;
     world.aura.inject(Fault::status(503));

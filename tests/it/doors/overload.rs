@@ -73,13 +73,14 @@ async fn a_full_journal_is_answered_503_and_readiness_tells_while_health_does_no
 async fn what_does_not_become_durable_in_time_is_answered_503_and_is_known_when_it_comes_again() {
     let mut world = World::builder("slow-disk")
         .aura(Behaviour::Silent)
-        .config("bridge: {commitTimeout: 300ms}")
+        .config("bridge: {commitTimeout: 1s}")
         .start()
         .await;
     let number = world.ready_number("1002").await;
     let target = target(&world, &number);
     let dir = tempfile::tempdir().unwrap();
     let stuck = dir.path().join("stuck");
+    world.wait_snapshot([&number]).await;
     world.kill_bridge().await;
     world.site.bridge_variable = Some((VARIABLE.to_owned(), Place::JournalWritten.held_by(&stuck)));
     world.start_bridge().await;

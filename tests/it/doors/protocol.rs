@@ -271,6 +271,7 @@ async fn a_batch_is_kept_as_a_whole_or_not_at_all_whenever_the_bridge_is_killed(
         .start()
         .await;
     let number = world.ready_number("1002").await;
+    world.wait_snapshot([&number]).await;
     let target = target(&world, &number);
     let mut outcomes = Vec::new();
     for round in 0..6 {

@@ -199,6 +199,21 @@ impl World {
         }
     }
 
+    /// Waits until the bridge's snapshot of the routes knows these numbers: after that a start serves them at once, also
+    /// without the API server.
+    pub async fn wait_snapshot(&self, numbers: impl IntoIterator<Item = &super::Number>) {
+        let snapshot = self.site.dir().join("data").join("routes.json");
+        let ids: Vec<&str> = numbers
+            .into_iter()
+            .map(|number| number.channel_id.as_str())
+            .collect();
+        self.until("the snapshot knows the channels", async || {
+            let known = std::fs::read_to_string(&snapshot).unwrap_or_default();
+            ids.iter().all(|id| known.contains(id))
+        })
+        .await;
+    }
+
     /// Kills the bridge as the kernel would, without a word.
     pub async fn kill_bridge(&mut self) {
         self.bridge.take().unwrap().kill9().await.unwrap();

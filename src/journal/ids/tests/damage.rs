@@ -5,7 +5,7 @@ use std::io;
 use super::disk::Disk;
 use super::{Born, HOUR_MS, START, insert, key, open, seal, small};
 use crate::journal::Seq;
-use crate::journal::ids::{Damage, Ids, IdsError, Listed, RunStorage};
+use crate::journal::ids::{Ids, IdsError, Listed, RunStorage, error::Damage};
 
 /// A run of two sections: one of three pages with a filter, one of a page.
 fn written() -> (Disk, u64) {
