@@ -19,20 +19,29 @@ use crate::{
     whatsapp::{Event, InboundMessage, Status},
 };
 
+/// When a call came, in ms since 1970.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// By the wall clock.
+    pub wall_ms: u64,
+    /// By the clock that things expire by, which does not believe a jump at once.
+    pub expiry_ms: u64,
+}
+
 /// The journal's entry for a user's message.
-pub fn message(owner: &Owner, message: &InboundMessage, keys: &Keys, now_ms: u64) -> NewEntry {
+pub fn message(owner: &Owner, message: &InboundMessage, keys: &Keys, now: Now) -> NewEntry {
     let contacts = message
         .profile_name
         .as_ref()
         .map(|name| json!([{"wa_id": message.from, "profile": {"name": name}}]));
     let activity = message_activity_id(owner.channel, &message.id, keys);
-    let born = Born::of(message.timestamp, now_ms);
+    let born = Born::of(message.timestamp, now.expiry_ms);
     NewEntry {
         address: address(owner, Direction::ToAura, &message.from, keys),
         contact: message.from.clone(),
         dedup: message_key(owner.channel, &message.id, keys),
-        born_ms: born.ms,
-        accepted_at_ms: now_ms,
+        born_ms: Some(born.ms),
+        accepted_at_ms: now.wall_ms,
         request: Some(request(&activity, keys)),
         trace: String::new(),
         body: call("messages", &message.raw, contacts.as_ref()),
@@ -42,20 +51,20 @@ pub fn message(owner: &Owner, message: &InboundMessage, keys: &Keys, now_ms: u64
 }
 
 /// The journal's entry for a status.
-pub fn status(owner: &Owner, status: &Status, keys: &Keys, now_ms: u64) -> NewEntry {
+pub fn status(owner: &Owner, status: &Status, keys: &Keys, now: Now) -> NewEntry {
     let parts: [&[u8]; 4] = [
         b"status",
         owner.channel.as_bytes(),
         status.id.as_bytes(),
         status.status.as_bytes(),
     ];
-    let born = Born::of(status.timestamp, now_ms);
+    let born = Born::of(status.timestamp, now.expiry_ms);
     NewEntry {
         address: address(owner, Direction::ToAura, &status.recipient, keys),
         contact: status.recipient.clone(),
         dedup: DedupKey(keys.fingerprint(&parts)),
-        born_ms: born.ms,
-        accepted_at_ms: now_ms,
+        born_ms: Some(born.ms),
+        accepted_at_ms: now.wall_ms,
         request: Some(RequestId(reference(owner.channel, &status.id, keys).0)),
         trace: String::new(),
         body: call("statuses", &status.raw, None),
@@ -202,26 +211,24 @@ fn request(activity_id: &str, keys: &Keys) -> RequestId {
 
 /// How long WhatsApp's own time of a message counts as new: as long as its id is remembered.
 const WINDOW_MS: u64 = 7 * 24 * 3600 * 1000;
-/// How far ahead of our clock it may be.
-const AHEAD_MS: u64 = 24 * 3600 * 1000;
+/// The own time of a message that has none: one that nobody believes, so that its id is looked for in the whole window.
+const NO_TIME_MS: u64 = 0;
 
 /// What a message's own time means for it.
 struct Born {
-    ms: Option<u64>,
+    ms: u64,
     set_aside: Option<&'static str>,
 }
 
 impl Born {
-    /// One that is older than ids are remembered may have been delivered long ago: it is set aside for a person. One
-    /// that is far ahead of our clock counts as having none.
+    /// One that is older than ids are remembered, at a time by which nothing older was forgotten, may have been delivered
+    /// long ago: it is set aside for a person. What else is not to be believed is for the ids' shelves to judge, which
+    /// must be told the same each time the message comes.
     fn of(seconds: Option<i64>, now_ms: u64) -> Self {
-        let ms = seconds
-            .and_then(|seconds| u64::try_from(seconds).ok()?.checked_mul(1000))
-            .filter(|ms| *ms <= now_ms.saturating_add(AHEAD_MS));
-        // An hour short of it: ids are forgotten by the hour.
-        let too_old = ms.is_some_and(|ms| ms < now_ms.saturating_sub(WINDOW_MS - 3_600_000));
+        let ms = seconds.and_then(|seconds| u64::try_from(seconds).ok()?.checked_mul(1000));
+        let too_old = ms.is_some_and(|ms| ms < now_ms.saturating_sub(WINDOW_MS));
         Self {
-            ms: ms.filter(|_| !too_old),
+            ms: ms.unwrap_or(NO_TIME_MS),
             set_aside: too_old.then_some("OlderThanRemembered"),
         }
     }
@@ -307,6 +314,11 @@ mod tests {
         Keys::derive(&KeyMaterial::new(|_| Some(vec![3; 32])).unwrap())
     }
 
+    const NOW: Now = Now {
+        wall_ms: 1,
+        expiry_ms: 1,
+    };
+
     fn owner() -> Owner {
         Owner {
             channel: ChannelId::from_bytes([7; 16]),
@@ -316,15 +328,19 @@ mod tests {
     }
 
     #[test]
-    fn a_message_older_than_ids_are_remembered_is_set_aside_and_one_from_the_future_has_no_time() {
+    fn a_message_older_than_ids_are_remembered_is_set_aside_and_any_other_has_the_same_time_each_time() {
         const DAY: u64 = 24 * 3_600_000;
         let now = 20_000 * DAY;
         let born = |ms: u64| Born::of(i64::try_from(ms / 1000).ok(), now);
-        assert_eq!(born(now - 6 * DAY - 22 * 3_600_000).set_aside, None);
-        assert_eq!(born(now - 7 * DAY).set_aside, Some("OlderThanRemembered"));
-        assert_eq!(born(now + 2 * DAY).ms, None);
-        assert_eq!((born(now).ms, Born::of(None, now).ms), (Some(now), None));
-        assert_eq!(Born::of(Some(-5), now).set_aside, None);
+        assert_eq!(born(now - 7 * DAY).set_aside, None);
+        assert_eq!(born(now - 7 * DAY - 1000).set_aside, Some("OlderThanRemembered"));
+        for ms in [now - 8 * DAY, now, now + 2 * DAY] {
+            assert_eq!(born(ms).ms, ms);
+        }
+        for none in [None, Some(-5), Some(i64::MAX)] {
+            let born = Born::of(none, now);
+            assert_eq!((born.ms, born.set_aside), (NO_TIME_MS, None));
+        }
     }
 
     #[test]
@@ -341,7 +357,7 @@ mod tests {
             answers: Some(&posted_as),
         };
         let answer = reply(&owner(), &of, Bytes::new(), &keys(), 1);
-        assert_eq!(answer.request, message(&owner(), asked, &keys(), 1).request);
+        assert_eq!(answer.request, message(&owner(), asked, &keys(), NOW).request);
         assert!(answer.request.is_some());
     }
 
@@ -354,7 +370,7 @@ mod tests {
             panic!("a message")
         };
         let channel = ChannelId::from_bytes([7; 16]);
-        let entry = message(&owner(), before, &keys(), 1);
+        let entry = message(&owner(), before, &keys(), NOW);
         let again = parse(&entry.body).ok().unwrap();
         assert!(again == events);
         assert_eq!(

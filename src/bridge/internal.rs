@@ -167,11 +167,12 @@ async fn take(
         .headers
         .get(contract::IDEMPOTENCY_KEY)
         .and_then(|value| value.to_str().ok());
+    let usable = |id: &&str| !id.is_empty() && id.len() <= 512;
     let own_id = activity
         .id
         .as_deref()
-        .or(idempotency)
-        .filter(|id| !id.is_empty() && id.len() <= 512);
+        .filter(usable)
+        .or(idempotency.filter(usable));
     if convert::reply_messages(&activity, &conversation.contact).is_empty() {
         if activity.kind == "message" {
             return Err(Rejection::Bad(
@@ -185,7 +186,7 @@ async fn take(
     let answers = path.get(1).map(|(_, id)| id.as_str());
     // Known by the header alone, it is known by it later too.
     let body = match own_id {
-        Some(id) if activity.id.is_none() => with_id(&body, || id.to_owned()),
+        Some(id) if activity.id.as_deref() != Some(id) => with_id(&body, || id.to_owned()),
         _ => body,
     };
     let reply = entry::ReplyOf {

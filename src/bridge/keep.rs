@@ -27,7 +27,10 @@ impl State {
     ) -> Result<Vec<Appended>, Refusal> {
         let why = match in_time(patience, self.journal.append(entries)).await {
             Ok(appended) => {
-                self.refusals().kept();
+                // What was there already says nothing of the disk.
+                if appended.iter().any(|one| matches!(one, Appended::New(_))) {
+                    self.refusals().kept();
+                }
                 return Ok(appended);
             }
             Err(NotKept::TooLarge) => return Err(Refusal::TooLarge),

@@ -128,6 +128,10 @@ async fn take(state: &Shared, request: Request<Body>, context: &Context) -> Resu
     })?;
 
     let (now, owner) = (now_ms(), route.owner());
+    let came = entry::Now {
+        wall_ms: now,
+        expiry_ms: state.journal.expiry_ms(now),
+    };
     let context = context.clone().without(&entry::personal(&events));
     let kept_context = context.kept();
     let (kept, passed_by): (Vec<&Event>, Vec<&Event>) = events.iter().partition(|event| match event {
@@ -145,8 +149,8 @@ async fn take(state: &Shared, request: Request<Body>, context: &Context) -> Resu
     let entries: Vec<_> = kept
         .iter()
         .map(|event| match event {
-            Event::Message(message) => entry::message(&owner, message, &keys, now),
-            Event::Status(status) => entry::status(&owner, status, &keys, now),
+            Event::Message(message) => entry::message(&owner, message, &keys, came),
+            Event::Status(status) => entry::status(&owner, status, &keys, came),
         })
         .map(|entry| entry.in_context(&kept_context))
         .collect();

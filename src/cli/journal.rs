@@ -179,14 +179,27 @@ fn repaired_text(repaired: &Repaired) -> String {
         "repaired: {} messages to be delivered, {} dead letters from before\n\
          {} more are dead letters with the reason Repaired: they may have been delivered; look at them with `messages list`\n\
          lost: {} damaged places, {} bytes\n\
-         the damaged journal is kept as {}; remove it when nobody needs it any more\n",
+         {}the damaged journal is kept as {}; remove it when nobody needs it any more\n",
         repaired.pending,
         repaired.dead_letters,
         repaired.uncertain,
         repaired.damaged,
         repaired.damaged_bytes,
+        lost_ids_text(&repaired.lost_ids),
         repaired.kept_as.display()
     )
+}
+
+fn lost_ids_text(lost: &[PathBuf]) -> String {
+    let mut out = String::new();
+    for file in lost {
+        let _ = writeln!(
+            out,
+            "lost: the ids in {}: what Kernel or Aura sends again of their hours is delivered again",
+            file.display()
+        );
+    }
+    out
 }
 
 fn repaired_json(repaired: &Repaired) -> serde_json::Value {
@@ -196,6 +209,7 @@ fn repaired_json(repaired: &Repaired) -> serde_json::Value {
         "uncertain": repaired.uncertain,
         "damaged": repaired.damaged,
         "damagedBytes": repaired.damaged_bytes,
+        "lostIds": repaired.lost_ids,
         "keptAs": repaired.kept_as,
     })
 }

@@ -10,6 +10,13 @@ use std::time::Duration;
 const JUMP: Duration = Duration::from_secs(60 * 60);
 const JUMP_MS: u64 = 60 * 60 * 1000;
 
+/// What time it is for what is judged between two looks at the clock, of which the last one believed `last_ms`; 0: there
+/// was none.
+pub(super) fn believed(last_ms: u64, wall_ms: u64) -> u64 {
+    let jumped = last_ms != 0 && wall_ms > last_ms.saturating_add(JUMP_MS);
+    if jumped { last_ms } else { wall_ms }
+}
+
 /// The rule, and what it has seen.
 #[derive(Debug, Clone)]
 pub(super) struct ExpiryClock {
@@ -31,7 +38,7 @@ impl ExpiryClock {
     /// The time by which things may expire, ms since the epoch: never later than the wall clock, and standing still
     /// for an hour of uptime after a jump forward.
     pub fn now(&mut self, wall_ms: u64, uptime: Duration) -> u64 {
-        if self.highest_ms != 0 && wall_ms > self.highest_ms.saturating_add(JUMP_MS) {
+        if believed(self.highest_ms, wall_ms) != wall_ms {
             let since = *self.jumped_at.get_or_insert(uptime);
             if uptime.saturating_sub(since) < JUMP {
                 return self.highest_ms;
@@ -68,6 +75,14 @@ mod tests {
         assert_eq!(clock.now(START + DAY_MS + 1, minutes(60)), START + 1);
         assert_eq!(clock.now(START + DAY_MS + 2, minutes(61)), START + DAY_MS + 2);
         assert!(!clock.holds());
+    }
+
+    #[test]
+    fn between_two_looks_a_jump_is_not_believed_either() {
+        assert_eq!(believed(0, START), START);
+        assert_eq!(believed(START, START + JUMP_MS), START + JUMP_MS);
+        assert_eq!(believed(START, START + JUMP_MS + 1), START);
+        assert_eq!(believed(START, START - DAY_MS), START - DAY_MS);
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub enum OpenError {
     /// Another process has it open.
     #[error("the journal {} is in use by another process", .0.display())]
     Locked(PathBuf),
+    /// A directory that holds none.
+    #[error("{} is no journal: it holds no segment (….seg) and no LOCK", .0.display())]
+    NoJournal(PathBuf),
     /// Bytes that were synced no longer read back. Nothing was changed. Restore the file, or move the journal's
     /// directory away to start without it.
     #[error(
@@ -70,7 +73,7 @@ pub enum AppendError {
     /// [`Options::max_bytes`](super::Options::max_bytes) is reached or the disk is full: ask the sender to come back.
     #[error("the journal is full")]
     Full,
-    /// The channel's unsettled messages have taken its share: ask the sender to come back. Other channels go on.
+    /// The channel's unsettled messages and dead letters have taken its share: ask the sender to come back. Other channels go on.
     #[error("the channel has taken its share of the journal")]
     ChannelFull,
     /// The environment's have taken its share.

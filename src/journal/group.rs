@@ -315,6 +315,8 @@ impl Group {
                 let len = record_len(&entry.content);
                 bytes += len;
                 let (channel, environment) = (head.address.channel, head.address.environment);
+                // What takes a dead letter's place takes its room.
+                let len = if entry.replaces.is_some() { 0 } else { len };
                 // A call's messages are of one channel: what comes from elsewhere may be of a few.
                 match taken.iter_mut().find(|of| (of.0, of.1) == (channel, environment)) {
                     Some((_, _, taken)) => *taken += len,
@@ -385,7 +387,7 @@ impl Group {
         if known.state.bytes().saturating_add(growth) > options.max_bytes || !known.ids.has_room(ids) {
             return Err(AppendError::Full);
         }
-        for (channel, environment, more) in taken {
+        for (channel, environment, more) in taken.iter().filter(|(_, _, more)| *more > 0) {
             let (of_channel, of_environment) = known.state.taken(*channel, *environment);
             let staged = self.taken.get(channel).copied().unwrap_or_default();
             if of_channel + staged + more > options.share(options.channel_share) {

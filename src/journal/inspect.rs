@@ -12,7 +12,7 @@ use super::format::{
     ALIGN, HeaderBytes, Link, Part, Place, Record, SEGMENT_HEADER, Salt, SegmentHeader, decode_frame,
     encode_frame, salvage,
 };
-use super::ids::{Ids, Options as IdsOptions, RunDirectory};
+use super::ids::{Ids, IdsError, Options as IdsOptions, RunDirectory};
 use super::replay::recover;
 use super::storage::{Directory, DirectoryError, SegmentFile, Storage};
 use super::{OpenError, Outcome, Seq};
@@ -72,6 +72,8 @@ pub struct Repaired {
     pub damaged: u64,
     /// Bytes in these.
     pub damaged_bytes: u64,
+    /// Files of remembered ids that can't be used: what comes again of their hours is not known.
+    pub lost_ids: Vec<PathBuf>,
     /// Where the damaged journal is now.
     pub kept_as: PathBuf,
 }
@@ -83,7 +85,7 @@ pub struct Dumped {
     pub segment: u64,
     /// Where it lies, in bytes.
     pub offset: u64,
-    /// accepted, settled, trimmed, noted, parked or erased.
+    /// accepted, settled, trimmed, noted, part, parked or erased.
     pub kind: &'static str,
     /// The message, if it speaks of one.
     pub seq: Option<Seq>,
@@ -93,11 +95,9 @@ pub struct Dumped {
 
 /// Opens a journal's directory for looking.
 fn directory(dir: &Path) -> Result<(Directory, impl Sized), OpenError> {
-    if !dir.is_dir() {
-        return Err(OpenError::Io {
-            doing: "find the journal's directory",
-            source: io::ErrorKind::NotFound.into(),
-        });
+    // Of a directory that is something else nothing is changed, least of all put in order.
+    if !Directory::is_one(dir).map_err(io("find the journal's directory"))? {
+        return Err(OpenError::NoJournal(dir.to_owned()));
     }
     Directory::open(dir).map_err(|error| match error {
         DirectoryError::Locked => OpenError::Locked(dir.to_owned()),
@@ -112,7 +112,9 @@ fn io(doing: &'static str) -> impl Fn(io::Error) -> OpenError {
     move |source| OpenError::Io { doing, source }
 }
 
-/// Reads everything and says what is there; changes nothing. The journal must not be in use.
+/// Reads everything and says what is there. The journal must not be in use, and can't be on a volume that is only to be
+/// read: what was never finished (a file that was being written when the machine stopped) is removed, and the last
+/// segment is made durable as it is, as a start of the bridge does. Nothing else is changed.
 ///
 /// # Errors
 /// [`OpenError::Locked`], or the file system's; damage is part of the report.
@@ -353,11 +355,12 @@ pub fn repair(dir: &Path, segment_bytes: u64, now_ms: u64) -> Result<Repaired, O
             std::fs::remove_dir_all(&fresh).map_err(io("remove what an unfinished repair left"))?;
         }
         let target = Directory::open(&fresh).map_err(|_| OpenError::Locked(fresh.clone()))?;
-        let repaired =
+        let mut repaired =
             rebuild(&storage, &target.0, segment_bytes, now_ms).map_err(io("write the repaired journal"))?;
         let ids = dir.join("ids");
         if ids.is_dir() {
             copy_files(&ids, &fresh.join("ids")).map_err(io("copy the remembered ids"))?;
+            repaired.lost_ids = leave_out_damaged_ids(&fresh)?;
         }
         repaired
     };
@@ -368,6 +371,22 @@ pub fn repair(dir: &Path, segment_bytes: u64, now_ms: u64) -> Result<Repaired, O
     }
     repaired.kept_as = kept_as;
     Ok(repaired)
+}
+
+/// Removes the files of remembered ids that do not open from a copy; says which.
+fn leave_out_damaged_ids(dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let mut lost = Vec::new();
+    loop {
+        let runs = RunDirectory::open(dir).map_err(io("open the remembered ids"))?;
+        match Ids::open(&runs, IdsOptions::default()) {
+            Ok(_) => return Ok(lost),
+            Err(IdsError::Damaged(damage)) => {
+                std::fs::remove_file(&damage.file).map_err(io("leave damaged ids out"))?;
+                lost.extend(damage.file.file_name().map(|name| Path::new("ids").join(name)));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn sibling(dir: &Path, word: &str) -> PathBuf {
@@ -427,9 +446,10 @@ fn rebuild(from: &dyn Storage, to: &dyn Storage, segment_bytes: u64, now_ms: u64
     let mut repaired = Repaired::default();
     let found = read(from)?;
     let sealed = sealed(from)?;
-    let mut first_live = 0;
+    let first_live = first_live(from, &sealed)?;
     let files: BTreeMap<u64, _> = found.iter().map(|found| (found.number, found)).collect();
-    for (number, found) in &files {
+    // What a crash left of segments that were given up needs nobody, and what is missing between them is no gap.
+    for (number, found) in files.range(first_live..) {
         let file = from.read(*number, 0, usize::MAX)?;
         if let Some(header) = &found.header {
             out.never_below(header.next_seq, header.newest_ms);
@@ -450,8 +470,7 @@ fn rebuild(from: &dyn Storage, to: &dyn Storage, segment_bytes: u64, now_ms: u64
                 fates.damage();
             }
             fates.take(record);
-            if let Record::Trimmed { first_live: live } = record {
-                first_live = first_live.max(*live);
+            if matches!(record, Record::Trimmed { .. }) {
                 return;
             }
             // The record's head is made anew: its checksum belongs to its place.
@@ -488,6 +507,25 @@ fn rebuild(from: &dyn Storage, to: &dyn Storage, segment_bytes: u64, now_ms: u64
     repaired.uncertain = fates.uncertain.len() as u64;
     repaired.dead_letters = fates.dead.len() as u64;
     Ok(repaired)
+}
+
+/// The first segment that was not given up, as far as any record that is whole says.
+fn first_live(from: &dyn Storage, sealed: &BTreeMap<u64, u64>) -> io::Result<u64> {
+    let mut first = 0;
+    for number in from.list()? {
+        let file = from.read(number, 0, usize::MAX)?;
+        walk(
+            from,
+            (number, sealed.get(&number).copied()),
+            &file,
+            |_, record, _| {
+                if let Record::Trimmed { first_live } = record {
+                    first = first.max(*first_live);
+                }
+            },
+        );
+    }
+    Ok(first)
 }
 
 /// Writes segments, one after another.

@@ -247,8 +247,11 @@ impl Keeper {
             return Ok(Encoded::again(head, entry));
         };
         let old = keyring.get(head.key);
-        let (contact, body) = seal::open(entry, old.as_deref())
-            .ok_or_else(|| io::Error::other(format!("message {} can't be opened", head.seq.0)))?;
+        // What can't be opened, because its key is gone or it is damaged, goes on as it is: nobody will read it, and it
+        // must not keep the rest of its segment where it is.
+        let Some((contact, body)) = seal::open(entry, old.as_deref()) else {
+            return Ok(Encoded::again(head, entry));
+        };
         let environment = head.address.environment;
         let now = self.shared.expiry_ms().max(head.accepted_at_ms);
         let key = keyring.make(environment, now)?;

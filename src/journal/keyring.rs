@@ -109,15 +109,21 @@ impl Keyring {
                 .map_err(io("create", dir))?;
         }
         let mut keys = Keys::default();
-        let mut old = Vec::new();
+        let (mut old, mut empty) = (Vec::new(), Vec::new());
         for item in std::fs::read_dir(dir).map_err(io("list", dir))? {
             let path = item.map_err(io("list", dir))?.path();
             if path.extension().is_none_or(|extension| extension != "key") {
                 continue;
             }
             let bytes = std::fs::read(&path).map_err(io("read", &path))?;
-            // A key whose file was never finished sealed nothing; one that was destroyed seals nothing any more.
+            // A key whose file was never finished sealed nothing; one that was destroyed seals nothing any more. Its number
+            // is not given again: a record must never find another key.
             if bytes.iter().all(|byte| *byte == 0) {
+                let number = path
+                    .file_stem()
+                    .and_then(|stem| stem.to_str()?.parse::<u32>().ok());
+                keys.never_reuse(number.unwrap_or_default());
+                empty.push((number.unwrap_or_default(), path));
                 continue;
             }
             let file = KeyFile::decode(&bytes).ok_or_else(|| KeyringError::Damaged(path.clone()))?;
@@ -131,6 +137,12 @@ impl Keyring {
                 old.push((file.clone(), material));
             }
             keys.take(&file, Arc::new(key));
+        }
+        for (number, path) in empty {
+            if number.saturating_add(1) < keys.next_id {
+                // The next opening finds it again.
+                let _ = std::fs::remove_file(path);
+            }
         }
         let keyring = Self {
             dir: dir.to_owned(),
@@ -226,7 +238,8 @@ impl Keyring {
             .collect()
     }
 
-    /// Destroys a key: its file is overwritten, synced and removed. Nothing may need it any more.
+    /// Destroys a key: its file is overwritten, synced and removed, but for the one with the highest number, of which an
+    /// empty shell stays, so that the number stays known. Nothing may need the key any more.
     ///
     /// # Errors
     /// The file system's; the key may be destroyed all the same.
@@ -235,8 +248,10 @@ impl Keyring {
         let file = OpenOptions::new().write(true).open(&path)?;
         file.write_all_at(&[0; LEN], 0)?;
         file.sync_all()?;
-        std::fs::remove_file(&path)?;
-        File::open(&self.dir)?.sync_all()?;
+        if id.saturating_add(1) < self.keys().next_id {
+            std::fs::remove_file(&path)?;
+            File::open(&self.dir)?.sync_all()?;
+        }
         let mut keys = self.keys();
         if let Some(known) = keys.by_id.remove(&id) {
             keys.current.remove(&(known.environment, known.day));
@@ -246,13 +261,17 @@ impl Keyring {
 }
 
 impl Keys {
+    fn never_reuse(&mut self, id: u32) {
+        self.next_id = self.next_id.max(id.saturating_add(1));
+    }
+
     fn take(&mut self, file: &KeyFile, key: Arc<BodyKey>) {
         let known = Known {
             day: u64::from(file.day),
             environment: file.environment,
             key: Arc::clone(&key),
         };
-        self.next_id = self.next_id.max(file.id.saturating_add(1));
+        self.never_reuse(file.id);
         self.current.insert((known.environment, known.day), key);
         self.by_id.insert(file.id, known);
     }

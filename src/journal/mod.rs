@@ -487,9 +487,10 @@ impl Journal {
         self.shared.state().never_reuse_below(seq.0);
     }
 
-    /// The time by which things may expire, ms since the epoch: behind the wall clock for an hour after a jump.
-    pub fn expiry_ms(&self) -> u64 {
-        self.shared.expiry_ms()
+    /// The time by which things may expire, ms since the epoch, where this is the wall clock's: behind that one for an
+    /// hour after a jump.
+    pub fn expiry_ms(&self, wall_ms: u64) -> u64 {
+        clock::believed(self.shared.expiry_ms(), wall_ms)
     }
 
     /// Numbers for metrics. Cheap: reads memory only.

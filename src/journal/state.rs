@@ -70,6 +70,7 @@ struct Book {
     pending: u64,
     pending_bytes: u64,
     dead_letters: u64,
+    dead_letter_bytes: u64,
     /// No message of it that is not settled has a lower number.
     oldest: Seq,
 }
@@ -307,6 +308,7 @@ impl State {
             pending: 0,
             pending_bytes: 0,
             dead_letters: 0,
+            dead_letter_bytes: 0,
             oldest: Seq(0),
         });
         self.book_of.insert(key, index);
@@ -329,7 +331,11 @@ impl State {
                 add(self.environments.entry(book.environment).or_default(), bytes);
                 add(&mut self.pending_by_direction[index(slot.direction)], 1);
             }
-            Kind::DeadLetter => add(&mut book.dead_letters, 1),
+            Kind::DeadLetter => {
+                add(&mut book.dead_letters, 1);
+                add(&mut book.dead_letter_bytes, bytes);
+                add(self.environments.entry(book.environment).or_default(), bytes);
+            }
             Kind::Sent => {}
         }
     }
@@ -651,12 +657,13 @@ impl State {
         self.parked.iter().copied()
     }
 
-    /// What a channel's unsettled messages take, in bytes, and those of its environment.
+    /// What a channel's unsettled messages and dead letters take, in bytes, and those of its environment: what is kept
+    /// until somebody has done something.
     pub fn taken(&self, channel: [u8; 16], environment: [u8; 8]) -> (u64, u64) {
         let book = self.book_of.get(&(channel, environment));
         let book = book.and_then(|index| self.books.get(*index as usize));
         (
-            book.map_or(0, |book| book.pending_bytes),
+            book.map_or(0, |book| book.pending_bytes + book.dead_letter_bytes),
             self.environments.get(&environment).copied().unwrap_or_default(),
         )
     }

@@ -3,6 +3,7 @@
 //! Not for the meaning of the bytes. Upholds law 1: nothing here reports success before the kernel has. The trait
 //! exists so that tests can lose unsynced writes, tear them, fill the disk and fail a sync.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -62,6 +63,9 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// The file that whoever has a journal open keeps locked.
+const LOCK: &str = "LOCK";
+
 /// Segment files in one directory.
 pub(super) struct Directory {
     path: PathBuf,
@@ -81,6 +85,12 @@ const MOST_SPARES: usize = 64;
 const BLANK: [u8; 4096] = [0; 4096];
 /// Zeros are written in pieces of this many bytes.
 const ZEROS: usize = 1 << 20;
+
+/// The number of the segment whose file is called so.
+fn number_of(name: &OsStr) -> Option<u64> {
+    let digits = name.to_str()?.strip_suffix(".seg")?;
+    digits.parse().ok().filter(|_| digits.len() == 20)
+}
 
 /// A file that is empty, whatever was there, and for this user alone.
 fn anew(path: &Path) -> io::Result<File> {
@@ -130,6 +140,17 @@ impl From<io::Error> for DirectoryError {
 }
 
 impl Directory {
+    /// Whether a directory holds a journal. Changes nothing.
+    pub fn is_one(path: &Path) -> io::Result<bool> {
+        for item in std::fs::read_dir(path)? {
+            let name = item?.file_name();
+            if name == LOCK || number_of(&name).is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Creates the directory if needed and takes its lock.
     pub fn open(path: &Path) -> Result<(Self, DirectoryLock), DirectoryError> {
         if !path.is_dir() {
@@ -143,7 +164,7 @@ impl Directory {
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(path.join("LOCK"))?;
+            .open(path.join(LOCK))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DirectoryError::Locked),
@@ -200,13 +221,7 @@ impl Storage for Directory {
     fn list(&self) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();
         for item in std::fs::read_dir(&self.path)? {
-            let name = item?.file_name();
-            let Some(digits) = name.to_str().and_then(|name| name.strip_suffix(".seg")) else {
-                continue;
-            };
-            if let Some(number) = digits.parse().ok().filter(|_| digits.len() == 20) {
-                numbers.push(number);
-            }
+            numbers.extend(number_of(&item?.file_name()));
         }
         numbers.sort_unstable();
         Ok(numbers)

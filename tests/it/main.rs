@@ -31,6 +31,7 @@ mod doors;
 mod exchange;
 mod guard;
 mod import;
+mod journal_files;
 mod kstatus;
 mod leader;
 mod lifecycle;

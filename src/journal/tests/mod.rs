@@ -7,6 +7,8 @@ mod damage;
 mod disk;
 mod erase;
 mod faults;
+mod golden;
+mod sealing;
 mod spares;
 mod standing;
 
