@@ -20,7 +20,7 @@ use crate::{
     api::{ApiVersion, ChannelId},
     aura::{self, AuraError, Reply},
     convert,
-    delivery::{Attempt, Deliver, Ended, Event, Failure, Item, Place, Stats, reason},
+    delivery::{Attempt, Attempted, Deliver, Ended, Event, Failure, Item, Place, Stats, reason},
     journal::{Direction, Entry, Note, Origin, Outcome, Pending, Reference, Seq},
     kernel::{self, KernelError, TokenRequest},
     keys::ConversationKey,
@@ -36,12 +36,12 @@ pub(super) struct Deliverer {
 }
 
 impl Deliver for Deliverer {
-    async fn attempt(&self, entry: Entry, attempt: Attempt) -> Ended {
+    async fn attempt(&self, entry: Entry, attempt: Attempt) -> Attempted {
         let channel = ChannelId::from_bytes(entry.address.channel);
         let (direction, seq) = (entry.address.direction, entry.seq);
         let route = match self.route(channel, entry.address.tag) {
             Ok(route) => route,
-            Err(ended) => return ended,
+            Err(ended) => return ended.into(),
         };
         let begun = Instant::now();
         let event = match direction {
@@ -59,12 +59,13 @@ impl Deliver for Deliverer {
         };
         let span = SpanId::new(fastrand::u64(..));
         let carried = Context::of_kept(&entry.trace).outgoing(own.clone(), span);
+        let mut calls = 1;
         let (ended, why) = match direction {
             Direction::ToAura if entry.origin == Origin::Report => {
                 self.status_to_aura(&route, &entry, &own, &carried).await
             }
             Direction::ToAura => self.to_aura(&route, &entry, event, &own, &carried).await,
-            Direction::ToKernel => self.to_kernel(&route, &entry, &carried).await,
+            Direction::ToKernel => self.to_kernel(&route, &entry, &carried, &mut calls).await,
         };
         let (outcome, now) = (outcome(&ended), now_ms());
         {
@@ -104,7 +105,7 @@ impl Deliver for Deliverer {
                 );
             }
         }
-        ended
+        Attempted { ended, calls }
     }
 
     async fn place(&self, report: Pending) -> Place {
@@ -305,7 +306,8 @@ impl Deliverer {
         }
     }
 
-    async fn to_kernel(&self, route: &Route, entry: &Entry, carried: &Outgoing) -> Tried {
+    /// Sends a reply, in as many `calls` as its length takes.
+    async fn to_kernel(&self, route: &Route, entry: &Entry, carried: &Outgoing, calls: &mut u32) -> Tried {
         let Ok(reply) = serde_json::from_slice::<Reply>(&entry.body) else {
             return failed(
                 Ended::Fatal { reason: "Unreadable" },
@@ -342,7 +344,9 @@ impl Deliverer {
         let url = settings.messages_url(route.effective().api_version);
         let mut reference = None;
         let total = parts.len();
+        *calls = 0;
         for mut part in parts.into_iter().skip(sent) {
+            *calls += 1;
             let keys = self.state.keys.load_full();
             let key = entry::send_key(entry.dedup, sent, &keys);
             let known_as = |id: &str| self.state.trail().known_as(entry.seq, IdDigest::of(id, &keys));
@@ -362,8 +366,8 @@ impl Deliverer {
                         self.note_part(entry.seq, sent, reference).await;
                     }
                 }
-                Err(error) => {
-                    return failed(self.send_failed(route, &error, true).await, &error);
+                Err(kernel::Failed { error, called }) => {
+                    return failed(self.send_failed(route, &error, called).await, &error);
                 }
             }
         }
@@ -391,7 +395,7 @@ impl Deliverer {
         }
     }
 
-    /// What an error means for the message; `written`: the message itself may have been sent.
+    /// What an error means for the message; `written`: the message itself was on its way.
     async fn send_failed(&self, route: &Route, error: &KernelError, written: bool) -> Ended {
         if error.is_credentials() {
             self.state.secrets.rejected(route).await;
@@ -408,6 +412,10 @@ impl Deliverer {
             KernelError::Unreachable | KernelError::Interrupted | KernelError::TimedOut => {
                 Failure::Unreachable
             }
+            // Not 503: who says that it is unavailable has done nothing.
+            KernelError::Unavailable {
+                status: 502 | 504, ..
+            } if written => Failure::Unanswered,
             KernelError::Unavailable { status, .. } if is_gateway(*status) => Failure::Unreachable,
             _ => Failure::Failing,
         };

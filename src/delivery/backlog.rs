@@ -130,8 +130,6 @@ pub(super) struct Lane {
     pub parked: bool,
     /// It is parked once its head's end is recorded.
     pub park_next: bool,
-    /// The wait for an earlier request's answer is over, because time is up.
-    pub overdue: bool,
 }
 
 /// The lanes of one slot that are ready, in turn.
@@ -243,7 +241,6 @@ impl Backlog {
                     state: State::Resting,
                     parked: false,
                     park_next: false,
-                    overdue: false,
                 });
                 id
             }

@@ -52,7 +52,7 @@ impl Retries {
     /// The wait after the `attempts`-th attempt failed like this; no shorter than what the peer asked for.
     pub fn wait(&self, attempts: u32, failure: Failure, asked: Option<Duration>, chance: f64) -> Duration {
         let waits = match failure {
-            Failure::Unreachable | Failure::Failing => self.waits,
+            Failure::Unreachable | Failure::Unanswered | Failure::Failing => self.waits,
             Failure::Limited => Backoff {
                 base: self.waits.base.saturating_mul(LIMITED).min(self.waits.cap),
                 ..self.waits

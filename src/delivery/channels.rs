@@ -5,11 +5,11 @@
 //! waits, however long. Before the API server's lists are known, one that nobody has told of waits as well; after, it
 //! is one that was deleted while nobody looked.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{
     age::{Clock, Stop},
-    backlog::{LaneId, Ready, State},
+    backlog::{Lane, LaneId, Ready, State},
     circuit::{Circuit, Gate, ms},
     fair::Slot,
     lanes::Lanes,
@@ -17,7 +17,7 @@ use super::{
     types::Settings,
 };
 use crate::{
-    api::{ChannelId, OnUndeliverable},
+    api::{ChannelId, OnUndeliverable, OnUnknownSend},
     journal::Direction,
 };
 
@@ -50,6 +50,17 @@ pub(super) struct Channel {
     pub sides: [Side; 2],
     /// Its lanes.
     pub lanes: usize,
+}
+
+impl Channel {
+    /// Whether what may have arrived is not tried again but left to a person.
+    pub fn holds_unknown(&self, direction: Direction) -> bool {
+        direction == Direction::ToKernel
+            && self
+                .settings
+                .as_ref()
+                .is_some_and(|settings| settings.on_unknown_send == OnUnknownSend::Hold)
+    }
 }
 
 /// One direction of a channel.
@@ -205,15 +216,35 @@ impl Lanes {
             return;
         }
         channel.presence = Presence::Gone;
-        for id in self.lanes_of(number) {
-            if self.release(id) {
-                self.go_on(id);
+        self.gone.push(number);
+    }
+
+    /// Nothing holds the lanes of channels that are gone any more. All such channels at once: lanes may be many to look
+    /// through, and a namespace's channels go together.
+    pub(super) fn let_go_of_gone(&mut self) {
+        let gone = std::mem::take(&mut self.gone);
+        let has_lanes = |number: &u32| {
+            self.channels
+                .get(*number as usize)
+                .is_some_and(|channel| channel.lanes > 0)
+        };
+        let with_lanes: HashSet<u32> = gone.iter().copied().filter(has_lanes).collect();
+        if !with_lanes.is_empty() {
+            let of_them =
+                |(id, lane): (LaneId, &Lane)| with_lanes.contains(&parts(lane.slot).0).then_some(id);
+            let lanes: Vec<LaneId> = self.backlog.lanes().filter_map(of_them).collect();
+            for id in lanes {
+                if self.release(id) {
+                    self.go_on(id);
+                }
+                self.wake_lane(id, &|state| matches!(state, State::Retrying | State::Ordered));
             }
         }
-        self.wake(number, |state| matches!(state, State::Retrying | State::Ordered));
-        BOTH.into_iter()
-            .for_each(|direction| self.turns.take(slot(number, direction)));
-        self.forget_channel(number);
+        for number in gone {
+            BOTH.into_iter()
+                .for_each(|direction| self.turns.take(slot(number, direction)));
+            self.forget_channel(number);
+        }
     }
 
     /// The number of a channel, which is made known if it is not.
@@ -356,9 +387,13 @@ impl Lanes {
     /// Has the channel's lanes that do something like this looked at again.
     fn wake(&mut self, number: u32, which: impl Fn(State) -> bool) {
         for id in self.lanes_of(number) {
-            if self.backlog.lane(id).is_some_and(|lane| which(lane.state)) {
-                self.make_ready(id);
-            }
+            self.wake_lane(id, &which);
+        }
+    }
+
+    fn wake_lane(&mut self, id: LaneId, which: &impl Fn(State) -> bool) {
+        if self.backlog.lane(id).is_some_and(|lane| which(lane.state)) {
+            self.make_ready(id);
         }
     }
 }

@@ -154,7 +154,6 @@ impl Lanes {
         if let Some(lane) = self.backlog.lane_mut(id)
             && lane.state == State::Ordered
         {
-            lane.overdue = false;
             self.make_ready(id);
         }
     }

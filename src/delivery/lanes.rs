@@ -30,7 +30,7 @@ use super::{
     types::{Effect, Ended, Event, Failure, Item, Limits, Message, Stats, reason},
 };
 use crate::{
-    api::{ChannelId, OnUnknownSend},
+    api::ChannelId,
     journal::{Direction, Outcome},
 };
 
@@ -55,6 +55,8 @@ pub struct Lanes {
     pub(super) effects: VecDeque<Effect>,
     /// Messages outside the lanes whose end is being recorded.
     pub(super) aside: usize,
+    /// Channels whose time is up, and whose lanes have not been looked at.
+    pub(super) gone: Vec<u32>,
     /// All channels that there are have been told of.
     pub(super) listed: bool,
     pub(super) open_channels: usize,
@@ -80,6 +82,7 @@ impl Lanes {
             timers: Timers::default(),
             effects: VecDeque::new(),
             aside: 0,
+            gone: Vec::new(),
             listed: false,
             open_channels: 0,
         }
@@ -92,12 +95,7 @@ impl Lanes {
         let number = self.channel_number(key.channel);
         let slot = slot(number, key.direction);
         let (conversation, tag) = ((key.channel, key.contact), tag(message.request));
-        let mut node = Node::new(
-            message.seq.0,
-            tag,
-            self.born(slot, message.accepted_at_ms),
-            message.attempts,
-        );
+        let mut node = Node::new(message.seq.0, tag, self.born(slot, &message), message.attempts);
         node.set(Flag::Uncertain, message.uncertain);
         node.set(Flag::LeftOver, message.left_over);
         node.set(Flag::Replayed, message.replayed);
@@ -151,11 +149,7 @@ impl Lanes {
             return;
         };
         let is_gone = channel.presence == Presence::Gone;
-        let holds_unknown = item.lane.direction == Direction::ToKernel
-            && channel
-                .settings
-                .as_ref()
-                .is_some_and(|settings| settings.on_unknown_send == OnUnknownSend::Hold);
+        let holds_unknown = channel.holds_unknown(item.lane.direction);
         let outage = self
             .environments
             .get(channel.environment as usize)
@@ -165,6 +159,17 @@ impl Lanes {
         };
         let attempts = head.attempts();
         let given_up = head.is(Flag::Dropped);
+        let may_have_arrived = matches!(
+            result,
+            Ended::Unknown
+                | Ended::Retry {
+                    failure: Failure::Unanswered,
+                    ..
+                }
+        );
+        if may_have_arrived {
+            head.set(Flag::Uncertain, true);
+        }
         match result {
             Ended::Delivered { reference } => {
                 let (tag, answered) = (head.tag, head.is(Flag::Answered));
@@ -178,7 +183,7 @@ impl Lanes {
                 let reason = reason.to_owned();
                 self.end(id, Outcome::Dropped { reason }, false);
             }
-            Ended::Unknown if holds_unknown => self.give_up(id, reason::UNKNOWN_OUTCOME),
+            _ if may_have_arrived && holds_unknown => self.give_up(id, reason::UNKNOWN_OUTCOME),
             _ if given_up => self.give_up(id, reason::DROPPED),
             _ if is_gone => self.give_up(id, reason::CHANNEL_DELETED),
             Ended::Blocked => {
@@ -190,7 +195,7 @@ impl Lanes {
             }
             // Nobody is there for anybody, which is no word on this message.
             Ended::Retry {
-                failure: Failure::Unreachable,
+                failure: Failure::Unreachable | Failure::Unanswered,
                 ..
             } if outage => {
                 head.uncount_attempt();
@@ -206,7 +211,6 @@ impl Lanes {
                 self.retry_after(id, wait);
             }
             Ended::Unknown => {
-                head.set(Flag::Uncertain, true);
                 self.note(id);
                 let wait = self
                     .limits
@@ -214,6 +218,15 @@ impl Lanes {
                     .wait(attempts, Failure::Unreachable, None, chance);
                 self.retry_after(id, wait);
             }
+        }
+    }
+
+    /// An attempt took so many calls: all but the first, which counted when it began, count now.
+    pub fn took(&mut self, item: Item, calls: u32, now: Duration) {
+        self.at(now);
+        if item.lane.direction == Direction::ToKernel {
+            let now = Duration::from_millis(self.now);
+            self.paces.take(item.lane.channel, calls.saturating_sub(1), now);
         }
     }
 
@@ -254,6 +267,7 @@ impl Lanes {
         while let Some(timer) = self.timers.due(self.now) {
             self.fire(timer);
         }
+        self.let_go_of_gone();
         self.requests.sweep(self.now);
         loop {
             if let Some(effect) = self.effects.pop_front() {
@@ -336,7 +350,6 @@ impl Lanes {
             return;
         }
         lane.state = State::Resting;
-        lane.overdue = false;
         if lane.parked {
             return;
         }

@@ -186,6 +186,20 @@ impl Machine {
         self.begins()
     }
 
+    /// What begins next, whenever that is.
+    pub fn begins_next(&mut self) -> Vec<u64> {
+        loop {
+            let mut begun = self.begins();
+            if begun.is_empty() {
+                assert!(self.lanes.next_wake().is_some(), "nothing will happen any more");
+                begun = self.wakes();
+            }
+            if !begun.is_empty() {
+                return begun;
+            }
+        }
+    }
+
     pub fn how(&self) -> Vec<(u64, &str)> {
         self.ended
             .iter()
@@ -395,39 +409,149 @@ fn a_channel_sends_no_more_often_than_it_may_and_others_do_not_wait_for_it() {
     let paced: Vec<u64> = (0..6).map(|n| m.answers(1, n, 0)).collect();
     let (other, inbound) = (m.answers(2, 1, 0), m.asks(1, 1, 1));
     let start = m.now;
-    assert_eq!(m.begins(), [paced[0], other, inbound, paced[1]]);
-    for expected in &paced[2..] {
+    assert_eq!(m.begins(), [paced[0], other, inbound]);
+    for expected in &paced[1..] {
         assert_eq!(m.wakes(), [*expected]);
     }
-    assert_eq!(m.now, start + 2 * SECOND);
+    assert_eq!(m.now, start + 5 * SECOND / 2);
+}
+
+#[test]
+fn a_long_reply_counts_for_as_many_messages_as_it_takes() {
+    let mut m = Machine::new(limits());
+    m.serves(1, |settings| settings.messages_per_second = 2);
+    m.begins();
+    let (long, next) = (m.answers(1, 1, 0), m.answers(1, 2, 0));
+    let start = m.now;
+    assert_eq!(m.begins(), [long]);
+    m.lanes.took(m.under_way[0].0, 3, m.now);
+    m.delivers(long);
+    assert_eq!(m.begins_next(), [next]);
+    assert_eq!(m.now, start + 3 * SECOND / 2);
+    // What Aura is told has no such limit.
+    let (one, other) = (m.asks(1, 1, 1), m.asks(1, 2, 2));
+    assert_eq!(m.begins(), [one, other]);
+    m.lanes.took(m.under_way[1].0, 3, m.now);
+    m.delivers(one);
+    let third = m.asks(1, 3, 3);
+    assert_eq!(m.begins(), [third]);
+}
+
+#[test]
+fn a_message_that_has_just_come_is_new_whatever_the_wall_clock_says() {
+    let mut m = Machine::new(limits());
+    for hours in [-100_i64, 100] {
+        let mut reply = m.message(Direction::ToKernel, 1, 1, None);
+        let shift = hours * 3_600_000;
+        reply.accepted_at_ms = reply.accepted_at_ms.checked_add_signed(shift).unwrap();
+        let seq = m.accept(reply);
+        assert_eq!(m.begins(), [seq]);
+        m.ends(seq, failing());
+        assert_eq!(m.wakes(), [seq], "it does not age by what the clock does");
+        m.delivers(seq);
+        m.begins();
+    }
+    assert!(
+        m.how().iter().all(|(_, how)| *how == "Delivered"),
+        "{:?}",
+        m.how()
+    );
+}
+
+#[test]
+fn a_gateway_that_had_no_answer_leaves_open_whether_the_message_arrived_and_uses_up_no_attempts() {
+    let unanswered = || Ended::Retry {
+        failure: Failure::Unanswered,
+        after: None,
+    };
+    let mut m = Machine::new(limits());
+    for of in 1..=3 {
+        m.answers(of, 1, 0);
+    }
+    let mut begun = m.begins();
+    while m.lanes.stats().open_environments == 0 {
+        for seq in begun {
+            m.ends(seq, unanswered());
+        }
+        begun = m.begins_next();
+    }
+    // One at a time tries, more often than there are attempts.
+    for _ in 0..6 {
+        let [probe] = begun[..] else { panic!("{begun:?}") };
+        m.ends(probe, unanswered());
+        begun = m.begins_next();
+        assert!(m.under_way[0].2, "it may be a duplicate");
+    }
+    assert_eq!(m.how(), []);
+    while m.how().len() < 3 {
+        for seq in begun {
+            m.delivers(seq);
+        }
+        begun = m.begins();
+        if begun.is_empty() && m.how().len() < 3 {
+            begun = m.begins_next();
+        }
+    }
+    assert!(m.how().iter().all(|(_, how)| *how == "Delivered"));
+    m.serves(1, |settings| settings.on_unknown_send = OnUnknownSend::Hold);
+    let held = m.answers(1, 1, 0);
+    assert_eq!(m.begins_next(), [held]);
+    m.ends(held, unanswered());
+    m.begins();
+    assert_eq!(m.how()[3..], [(held, reason::UNKNOWN_OUTCOME)]);
+}
+
+#[test]
+fn what_was_being_sent_when_the_run_before_ended_is_left_to_a_person_where_the_channel_says_so() {
+    let mut m = Machine::new(limits());
+    m.serves(1, |settings| settings.on_unknown_send = OnUnknownSend::Hold);
+    let left = |m: &mut Machine, of: u8, direction: Direction, contact: u8| {
+        let mut message = m.message(direction, of, contact, None);
+        (message.attempts, message.uncertain, message.left_over) = (1, true, true);
+        m.accept(message)
+    };
+    let held = left(&mut m, 1, Direction::ToKernel, 1);
+    let next = m.answers(1, 1, 0);
+    let again = left(&mut m, 2, Direction::ToKernel, 1);
+    let inbound = left(&mut m, 1, Direction::ToAura, 2);
+    let mut begun = m.begins();
+    begun.sort_unstable();
+    assert_eq!(begun, [next, again, inbound]);
+    assert_eq!(m.how(), [(held, reason::UNKNOWN_OUTCOME)]);
+}
+
+#[test]
+fn that_it_may_arrive_is_recorded_first_only_for_replies_that_a_person_would_look_into() {
+    let mut m = Machine::new(limits());
+    m.serves(1, |settings| settings.on_unknown_send = OnUnknownSend::Hold);
+    m.begins();
+    let (held, retried, inbound) = (m.answers(1, 1, 0), m.answers(2, 1, 0), m.asks(1, 2, 1));
+    let mut first = Vec::new();
+    while let Some(effect) = m.lanes.next(m.now) {
+        if let Effect::Attempt(attempt) = effect {
+            first.push((attempt.item.seq.0, attempt.record.unknown));
+        }
+    }
+    first.sort_unstable();
+    assert_eq!(first, [(held, true), (retried, false), (inbound, false)]);
 }
 
 #[test]
 fn an_environment_is_not_kept_waiting_by_the_probe_of_a_channel_that_has_left_it() {
-    let next_begun = |m: &mut Machine| loop {
-        let mut begun = m.begins();
-        if begun.is_empty() {
-            assert!(m.lanes.next_wake().is_some(), "nothing will happen any more");
-            begun = m.wakes();
-        }
-        if !begun.is_empty() {
-            return begun;
-        }
-    };
     let mut m = Machine::new(limits());
     for of in 1..=3 {
         m.asks(of, 1, 1);
     }
     while m.lanes.stats().open_environments == 0 {
-        for seq in next_begun(&mut m) {
+        for seq in m.begins_next() {
             m.ends(seq, nobody());
         }
     }
-    let probe = next_begun(&mut m)[0];
+    let probe = m.begins_next()[0];
     let of = m.lane(probe).channel;
     let number = (1..=3).find(|n| channel(*n) == of).unwrap();
     m.serves(number, |settings| settings.environment = "elsewhere".into());
-    let next = next_begun(&mut m)[0];
+    let next = m.begins_next()[0];
     assert_ne!(m.lane(next).channel, of, "another of the environment tries");
     m.delivers(next);
     m.delivers(probe);
@@ -536,6 +660,27 @@ fn a_reply_waits_no_longer_than_so_long_after_aura_has_the_earlier_message() {
     let first = m.answers(1, 1, 1);
     m.delivers(second);
     assert_eq!(m.begins(), [first]);
+}
+
+#[test]
+fn a_reply_that_comes_when_the_wait_is_over_already_overtakes_all_the_same() {
+    let mut m = Machine::new(limits());
+    let overtook = [Event::Overtook(lane(Direction::ToKernel, 1, 1))];
+    m.asked(1, 1, 1);
+    m.asked(1, 1, 2);
+    m.waits(11 * SECOND);
+    let second = m.answers(1, 1, 2);
+    assert_eq!(m.begins(), [second]);
+    assert_eq!(m.told, overtook);
+    // Trying again is no second time.
+    m.ends(second, failing());
+    assert_eq!(m.begins(), NOTHING);
+    assert_eq!(m.wakes(), [second]);
+    m.delivers(second);
+    // And the answer that comes late overtakes nobody.
+    let first = m.answers(1, 1, 1);
+    assert_eq!(m.begins(), [first]);
+    assert_eq!(m.told, overtook);
 }
 
 #[test]
@@ -856,6 +1001,40 @@ fn a_deleted_channel_drains_for_so_long_and_the_rest_becomes_dead_letters() {
     m.serves(1, |_| {});
     let again = m.answers(1, 1, 0);
     assert_eq!(m.begins(), [again]);
+}
+
+#[test]
+fn channels_that_go_together_are_emptied_together_and_no_other_is() {
+    let mut m = Machine::new(limits());
+    let mut gone = Vec::new();
+    for of in [1, 2] {
+        for n in 0..5 {
+            gone.push(m.answers(of, n, 0));
+        }
+        gone.push(m.asks(of, 9, 1));
+        m.lanes.park(lane(Direction::ToAura, of, 9), m.now);
+    }
+    let stays = m.answers(3, 1, 0);
+    let begun = m.begins();
+    for seq in begun {
+        m.ends(seq, failing());
+    }
+    for of in [1, 2] {
+        m.lanes.deleted(channel(of), m.now);
+    }
+    m.lanes.park(lane(Direction::ToKernel, 3, 1), m.now);
+    m.waits(DRAIN);
+    m.begins();
+    let mut ended: Vec<u64> = m.how().iter().map(|(seq, _)| *seq).collect();
+    ended.sort_unstable();
+    gone.sort_unstable();
+    assert_eq!(ended, gone);
+    assert!(m.how().iter().all(|(_, how)| *how == reason::CHANNEL_DELETED));
+    assert_eq!(
+        (m.lanes.stats().queued, m.lanes.stats().parked),
+        (1, 1),
+        "{stays} waits"
+    );
 }
 
 #[test]

@@ -40,8 +40,8 @@ pub use self::{
     runner::{Deliver, Runner, RunnerHandle},
     standing::Standing,
     types::{
-        Attempt, Effect, Ended, Event, FOREVER, Failure, Item, Limits, Message, Place, Settings, Stats,
-        reason,
+        Attempt, Attempted, Effect, Ended, Event, FOREVER, Failure, Item, Limits, Message, Place,
+        RecordFirst, Settings, Stats, reason,
     },
     withheld::OfChannel,
 };

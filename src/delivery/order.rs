@@ -8,6 +8,8 @@
 //! A request that Aura does not have yet holds nothing: a lane is in order (Law 3), so that Aura has none of those
 //! behind it, and no reply to them can come.
 //!
+//! One whose time is up holds nothing, and is remembered as long again: who passes it then is counted.
+//!
 //! All is in memory and bounded (Law 11). After a restart the requests that Aura had are forgotten: replies that wait
 //! leave as they were accepted.
 
@@ -62,7 +64,7 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Aura has taken a request: it holds later ones' replies for so long.
+    /// Aura has taken a request: it holds later ones' replies for so long, and is remembered for twice as long.
     pub fn taken(
         &mut self,
         conversation: Conversation,
@@ -87,7 +89,7 @@ impl Requests {
             .entry(conversation)
             .or_default()
             .push(request);
-        self.ends.push(Reverse((now + bound, conversation, seq)));
+        self.ends.push(Reverse((now + 2 * bound, conversation, seq)));
     }
 
     /// A reply names a request: it is answered. Its place, if it is known.
@@ -113,7 +115,16 @@ impl Requests {
             .filter(|until| *until > now)
     }
 
-    /// Forgets the requests whose time is up.
+    /// Whether a reply to the request with this place passes an earlier one that nobody has answered.
+    pub fn overtakes(&self, conversation: Conversation, seq: u64) -> bool {
+        self.by_conversation.get(&conversation).is_some_and(|requests| {
+            requests
+                .iter()
+                .any(|request| request.seq < seq && !request.answered)
+        })
+    }
+
+    /// Forgets the requests that are over.
     pub fn sweep(&mut self, now: u64) {
         while let Some(Reverse((at, conversation, seq))) = self.ends.peek().copied()
             && at <= now
@@ -184,6 +195,8 @@ mod tests {
         assert_eq!(held(&requests, 2, 4000), Some(11_000));
         assert_eq!(held(&requests, 3, 4000), Some(13_000), "the later of the two");
         assert_eq!(held(&requests, 2, 11_000), None);
+        let passes = |requests: &Requests, seq| requests.overtakes(conversation(1), seq);
+        assert!(passes(&requests, 2) && !passes(&requests, 1));
         assert_eq!(requests.held_until(conversation(2), 2, 4000, BOUND), None);
         let known = requests.answered(conversation(1), 11);
         assert_eq!(
@@ -194,7 +207,12 @@ mod tests {
             })
         );
         assert_eq!(held(&requests, 2, 4000), None);
+        assert!(!passes(&requests, 2));
         assert_eq!(requests.answered(conversation(1), 99), None);
+        requests.sweep(22_999);
+        assert!(passes(&requests, 3), "its time was up long ago");
+        requests.sweep(23_000);
+        assert!(!passes(&requests, 3));
     }
 
     #[test]
@@ -206,7 +224,7 @@ mod tests {
         }
         assert_eq!(requests.ends.len(), REQUESTS);
         assert_eq!(requests.answered(conversation(4), 5), None, "the oldest gave way");
-        requests.sweep(count + BOUND);
+        requests.sweep(count + 2 * BOUND);
         assert!(requests.ends.is_empty() && requests.by_conversation.is_empty());
         let mut cancelled = Cancelled::default();
         for tag in 0..=GROUPS as u64 {

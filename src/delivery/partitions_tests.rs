@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Attempt, Deliver, Ended, Event, Failure, Item, LaneKey, Place, Runner, Stats,
+    Attempt, Attempted, Deliver, Ended, Event, Failure, Item, LaneKey, Place, Runner, Stats,
     lanes_tests::{channel, limits, settings},
 };
 use crate::journal::{
@@ -134,7 +134,7 @@ struct Peer {
 const REFUSED: (u8, u8) = (3, 1);
 
 impl Deliver for Peer {
-    async fn attempt(&self, entry: Entry, _: Attempt) -> Ended {
+    async fn attempt(&self, entry: Entry, _: Attempt) -> Attempted {
         let first = {
             let mut attempts = self.attempts.lock().unwrap();
             let count = attempts.entry(entry.seq).or_default();
@@ -143,16 +143,17 @@ impl Deliver for Peer {
         };
         let message = (entry.address.contact.0[0], entry.body[0]);
         if first {
-            return Ended::Retry {
+            let failing = Ended::Retry {
                 failure: Failure::Failing,
                 after: None,
             };
+            return failing.into();
         }
         if message == REFUSED {
-            return Ended::Fatal { reason: "Refused" };
+            return Ended::Fatal { reason: "Refused" }.into();
         }
         self.taken.lock().unwrap().push(message);
-        Ended::Delivered { reference: None }
+        Ended::Delivered { reference: None }.into()
     }
 
     async fn place(&self, report: Pending) -> Place {

@@ -4,7 +4,7 @@
 //! messages do not age meanwhile (Law 3: what is behind does not overtake what a person looks at). That a lane is
 //! parked outlives the process: whoever runs the lanes writes [`Event::Parked`] down and says so to the next by
 //! [`Lanes::was_parked`]. A dead letter that a person wants delivered after all is accepted again as a
-//! [`Message`](super::Message) that is `replayed`.
+//! [`Message`] that is `replayed`.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{
     ends::dropped,
     key::LaneKey,
     lanes::Lanes,
-    types::Event,
+    types::{Event, Message},
 };
 use crate::journal::Seq;
 
@@ -184,14 +184,19 @@ impl Lanes {
         self.clock_of(id).unwrap_or_default() - born
     }
 
-    /// What a channel's clock showed when a message was accepted.
-    pub(super) fn born(&self, slot: u32, accepted_at_ms: u64) -> i64 {
+    /// What a channel's clock showed when a message was accepted. Of one that has just come that is now, whatever the
+    /// wall clock did since the start; of one that a run before accepted, nothing but the wall clock knows.
+    pub(super) fn born(&self, slot: u32, message: &Message) -> i64 {
         let (channel, direction) = parts(slot);
         let reads = self
             .channels
             .get(channel as usize)
             .map_or(0, |channel| channel.sides[side(direction)].clock.reads(self.now));
-        reads - signed((self.started_ms + self.now).saturating_sub(accepted_at_ms))
+        if message.left_over {
+            reads - signed((self.started_ms + self.now).saturating_sub(message.accepted_at_ms))
+        } else {
+            reads
+        }
     }
 
     /// The lane of a message, and whether it is the first there. Looks through all: people ask rarely.

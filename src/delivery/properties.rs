@@ -375,6 +375,9 @@ proptest! {
     #[test]
     fn turns_are_even(loads in proptest::collection::vec(1u8..30, 3)) {
         let mut m = Machine::new(Limits { channel_concurrency: 1, ..limits() });
+        for n in 1..=3 {
+            m.serves(n, |settings| settings.messages_per_second = 10_000);
+        }
         for (n, load) in loads.iter().enumerate() {
             for contact in 0..*load {
                 m.answers(u8::try_from(n).unwrap() + 1, contact, 0);

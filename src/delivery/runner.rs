@@ -24,7 +24,10 @@ use super::{
     people::Dropped,
     reports::Reports,
     standing::Standing,
-    types::{Attempt, Effect, Ended, Event, Failure, Item, Limits, Message, Place, Report, Settings, Stats},
+    types::{
+        Attempt, Attempted, Effect, Ended, Event, Failure, Item, Limits, Message, Place, RecordFirst, Report,
+        Settings, Stats,
+    },
     withheld::{OfChannel, Withheld},
 };
 use crate::{
@@ -35,7 +38,7 @@ use crate::{
 /// Delivers one message, once.
 pub trait Deliver: Send + Sync + 'static {
     /// Makes one attempt. It must end within a bounded time.
-    fn attempt(&self, entry: Entry, attempt: Attempt) -> impl Future<Output = Ended> + Send;
+    fn attempt(&self, entry: Entry, attempt: Attempt) -> impl Future<Output = Attempted> + Send;
     /// Looks at a status of WhatsApp's on a message of ours, and says where it goes. It must end within a bounded time,
     /// and may be asked again.
     fn place(&self, report: Pending) -> impl Future<Output = Place> + Send;
@@ -82,7 +85,7 @@ pub struct Runner<D, L> {
 }
 
 enum Done {
-    Ended(Item, Ended),
+    Ended(Item, Attempted),
     /// How a message ended is on disk.
     Settled(Item, Outcome),
     /// The same for one that was in no lane.
@@ -324,7 +327,10 @@ impl<D: Deliver, L: Log> Runner<D, L> {
     fn take_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
         let now = self.start.elapsed();
         match done {
-            Ok(Done::Ended(item, ended)) => self.lanes.ended(item, ended, now, fastrand::f64()),
+            Ok(Done::Ended(item, attempted)) => {
+                self.lanes.took(item, attempted.calls, now);
+                self.lanes.ended(item, attempted.ended, now, fastrand::f64());
+            }
             Ok(Done::Settled(item, outcome)) => {
                 self.lanes.settled(item, now);
                 if let Outcome::Delivered { reference: Some(_) } = outcome {
@@ -343,20 +349,22 @@ impl<D: Deliver, L: Log> Runner<D, L> {
             Effect::Attempt(attempt) => {
                 let item = attempt.item;
                 self.tasks.spawn(async move {
-                    if attempt.jumped {
-                        begins(&journal, item.seq).await;
+                    if let Err(error) = record_first(&journal, &attempt).await {
+                        tracing::warn!(%error, seq = item.seq.0, "can't record that a message is being tried");
+                        // What may have arrived must not look as if nobody had tried.
+                        if attempt.record.unknown {
+                            return Done::Ended(item, failing().into());
+                        }
                     }
-                    let ended = match journal.read(item.seq).await {
+                    let attempted = match journal.read(item.seq).await {
+                        // One that panics may have sent it.
                         Ok(entry) => AssertUnwindSafe(deliver.attempt(entry, attempt))
                             .catch_unwind()
                             .await
-                            .unwrap_or(Ended::Retry {
-                                failure: Failure::Failing,
-                                after: None,
-                            }),
-                        Err(error) => unreadable(&item, &error),
+                            .unwrap_or(Ended::Unknown.into()),
+                        Err(error) => unreadable(&item, &error).into(),
                     };
-                    Done::Ended(item, ended)
+                    Done::Ended(item, attempted)
                 });
             }
             Effect::Note(item, attempts, unknown) => {
@@ -457,14 +465,28 @@ fn seqs(messages: &[Pending]) -> Vec<Seq> {
     messages.iter().map(|message| message.seq).collect()
 }
 
-/// Records that a message leaves before its turn.
-async fn begins(journal: &impl Log, seq: Seq) {
-    let noted = journal.noted(seq);
-    if noted.begun {
-        return;
+/// Records what is to be on disk before an attempt.
+async fn record_first(journal: &impl Log, attempt: &Attempt) -> Result<(), AppendError> {
+    let (seq, record) = (attempt.item.seq, attempt.record);
+    if record == RecordFirst::default() {
+        return Ok(());
     }
-    if let Err(error) = journal.note(seq, Note { begun: true, ..noted }).await {
-        tracing::warn!(%error, seq = seq.0, "can't record that a message leaves before its turn");
+    let noted = journal.noted(seq);
+    let note = Note {
+        begun: noted.begun || record.begun,
+        unknown: noted.unknown || record.unknown,
+        ..noted
+    };
+    if note == noted {
+        return Ok(());
+    }
+    journal.note(seq, note).await
+}
+
+fn failing() -> Ended {
+    Ended::Retry {
+        failure: Failure::Failing,
+        after: None,
     }
 }
 
@@ -488,10 +510,7 @@ fn unreadable(item: &Item, error: &ReadError) -> Ended {
         ReadError::Damaged { .. } | ReadError::NotKept(_) | ReadError::KeyDestroyed(_) => Ended::Fatal {
             reason: "JournalDamaged",
         },
-        ReadError::Io(_) => Ended::Retry {
-            failure: Failure::Failing,
-            after: None,
-        },
+        ReadError::Io(_) => failing(),
     }
 }
 

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Attempt, ContactKey, DRAIN, Deliver, Dropped, Ended, Event, Failure, Item, LaneKey, Place, RequestId,
-    Runner, RunnerHandle, Stats,
+    Attempt, Attempted, ContactKey, DRAIN, Deliver, Dropped, Ended, Event, Failure, Item, LaneKey, Place,
+    RequestId, Runner, RunnerHandle, Stats,
     lanes_tests::{channel, limits, settings},
     reason,
 };
@@ -26,6 +26,8 @@ use crate::journal::{
 struct Script {
     results: Mutex<VecDeque<Ended>>,
     attempts: Mutex<Vec<(Seq, Attempt, Instant)>>,
+    /// Whether the journal said at each attempt that the message may have arrived.
+    noted: Mutex<Vec<bool>>,
     ended: Mutex<Vec<(Seq, Outcome)>>,
     stats: Mutex<Stats>,
     /// What is said of statuses, in turn; then they go to the lane of the contact "a".
@@ -43,13 +45,14 @@ impl Deliver for Script {
         }))
     }
 
-    async fn attempt(&self, entry: Entry, attempt: Attempt) -> Ended {
+    async fn attempt(&self, entry: Entry, attempt: Attempt) -> Attempted {
         self.attempts
             .lock()
             .unwrap()
             .push((entry.seq, attempt, Instant::now()));
+        self.noted.lock().unwrap().push(entry.note.unknown);
         let next = self.results.lock().unwrap().pop_front();
-        next.unwrap_or(Ended::Delivered { reference: None })
+        next.unwrap_or(Ended::Delivered { reference: None }).into()
     }
 
     fn settled(&self, item: &Item, outcome: &Outcome) {
@@ -334,6 +337,48 @@ async fn what_a_next_run_is_to_know_is_written_down() {
     while !next.journal.parked().is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    next.stops().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_reply_may_arrive_is_on_disk_before_it_is_tried_and_taken_back_when_it_did_not() {
+    let bridge = Bridge::start([failing()]);
+    let mut holds = settings();
+    holds.on_unknown_send = crate::api::OnUnknownSend::Hold;
+    bridge.handle.serves(channel(1), holds.clone());
+    let seq = bridge.accepts(Direction::ToKernel, "a", 0, 1).await;
+    let unknown = async |journal: &Journal| journal.read(seq).await.unwrap().note.unknown;
+    while bridge.script.attempts.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(*bridge.script.noted.lock().unwrap(), [true]);
+    while unknown(&bridge.journal).await {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bridge.ended(1).await;
+    assert_eq!(*bridge.script.noted.lock().unwrap(), [true, true]);
+    bridge.stops().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_whose_send_a_crash_interrupted_is_left_to_a_person() {
+    let bridge = Bridge::start([failing()]);
+    let seq = bridge.accepts(Direction::ToKernel, "a", 0, 1).await;
+    while bridge.script.attempts.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let journal = bridge.journal.clone();
+    bridge.stops().await;
+    // As a crash leaves it between the record and the answer.
+    let mut pending = left(&journal, seq).await;
+    pending.note.unknown = true;
+    let next = Bridge::start_unjudged(journal, vec![pending], []);
+    let mut holds = settings();
+    holds.on_unknown_send = crate::api::OnUnknownSend::Hold;
+    next.handle.serves(channel(1), holds);
+    next.handle.judged(true);
+    assert_eq!(next.ended(1).await, [(seq, "UnknownOutcome".to_owned())]);
+    assert!(next.script.attempts.lock().unwrap().is_empty());
     next.stops().await;
 }
 

@@ -8,7 +8,7 @@ use super::{
     fair::Slot,
     lanes::Lanes,
     timers::Timer,
-    types::{Attempt, Effect, Ended, Event, Failure, Item, reason},
+    types::{Attempt, Effect, Ended, Event, Failure, Item, RecordFirst, reason},
 };
 use crate::journal::{Direction, Seq};
 
@@ -35,7 +35,7 @@ impl Evidence {
             Ended::Dropped { .. } => Self::Silent,
             Ended::Unknown
             | Ended::Retry {
-                failure: Failure::Unreachable,
+                failure: Failure::Unreachable | Failure::Unanswered,
                 ..
             } => Self::Nobody,
             Ended::Delivered { .. } | Ended::Fatal { .. } | Ended::Retry { .. } => Self::Answered,
@@ -71,7 +71,6 @@ impl Lanes {
                     && lane.timer == number
                     && matches!(lane.state, State::Retrying | State::Ordered)
                 {
-                    lane.overdue = lane.state == State::Ordered;
                     self.make_ready(id);
                 }
             }
@@ -174,7 +173,7 @@ impl Lanes {
         let (Some(lane), Some(channel)) = (self.backlog.lane(id), self.channels.get(number as usize)) else {
             return false;
         };
-        let (parked, overdue, contact) = (lane.parked, lane.overdue, lane.contact);
+        let (parked, contact) = (lane.parked, lane.contact);
         let Some(head) = self.backlog.head(id).copied() else {
             self.rest(id);
             return false;
@@ -188,6 +187,11 @@ impl Lanes {
         };
         let conversation = (channel.id, contact);
         let bound = ms(settings.unanswered_after);
+        // It was being sent when the run before this one ended.
+        if channel.holds_unknown(direction) && head.is(Flag::LeftOver) && head.is(Flag::Uncertain) {
+            self.give_up(id, reason::UNKNOWN_OUTCOME);
+            return true;
+        }
         if !head.is(Flag::LeftOver) && self.age(id) > signed(ms(settings.max_age(direction))) {
             self.give_up(id, reason::TOO_OLD);
             return true;
@@ -203,12 +207,12 @@ impl Lanes {
             if let Some(lane) = self.backlog.lane_mut(id) {
                 lane.state = State::Ordered;
                 lane.timer = timer;
-                lane.overdue = false;
             }
             return false;
         }
+        let overtakes = in_order && self.orders(number) && self.requests.overtakes(conversation, head.order);
         self.start(id, slot);
-        if overdue && let Some(key) = self.key(id) {
+        if overtakes && let Some(key) = self.key(id) {
             self.tell(Event::Overtook(key));
         }
         true
@@ -221,6 +225,7 @@ impl Lanes {
         else {
             return;
         };
+        let holds_unknown = channel.holds_unknown(direction);
         head.count_attempt();
         head.set(Flag::LeftOver, false);
         let seq = head.seq;
@@ -229,7 +234,10 @@ impl Lanes {
             number: head.attempts(),
             uncertain: head.is(Flag::Uncertain),
             replayed: head.is(Flag::Replayed),
-            jumped: head.is(Flag::Jumped),
+            record: RecordFirst {
+                begun: head.is(Flag::Jumped),
+                unknown: holds_unknown,
+            },
         };
         let state = &mut channel.sides[side(direction)];
         state.in_flight += 1;
@@ -241,7 +249,7 @@ impl Lanes {
         }
         if direction == Direction::ToKernel {
             self.paces
-                .take(channel.id, std::time::Duration::from_millis(self.now));
+                .take(channel.id, 1, std::time::Duration::from_millis(self.now));
         }
         if let Some(lane) = self.backlog.lane_mut(id) {
             lane.state = State::UnderWay;

@@ -106,6 +106,9 @@ pub struct Item {
 pub enum Failure {
     /// Nobody was there: no connection, or a gateway that says so. Speaks of the environment, not of the message.
     Unreachable,
+    /// A gateway that had taken the message says that nobody answered it: as [`Failure::Unreachable`], but it may have
+    /// arrived.
+    Unanswered,
     /// The peer limits the rate.
     Limited,
     /// The peer answers that it can't now.
@@ -168,9 +171,34 @@ pub struct Attempt {
     pub uncertain: bool,
     /// A person had the message accepted again.
     pub replayed: bool,
-    /// It leaves before one of its lane that was accepted earlier. The order of acceptance is all that a restart knows:
-    /// that this one may have arrived is to be recorded before it is tried.
-    pub jumped: bool,
+    /// What is to be on disk before it is tried.
+    pub record: RecordFirst,
+}
+
+/// What a restart must know of an attempt that it interrupts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordFirst {
+    /// It leaves before one of its lane that was accepted earlier. The order of acceptance is all that a restart knows
+    /// otherwise.
+    pub begun: bool,
+    /// It may have arrived, which for this channel is for a person to look into.
+    pub unknown: bool,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempted {
+    /// How it ended.
+    pub ended: Ended,
+    /// Calls that it took: a long reply takes several, and each counts for the channel's rate.
+    pub calls: u32,
+}
+
+impl From<Ended> for Attempted {
+    /// Of one call.
+    fn from(ended: Ended) -> Self {
+        Self { ended, calls: 1 }
+    }
 }
 
 /// What people may want to know.

@@ -42,6 +42,31 @@ pub(super) struct Answer {
     pub body: Bytes,
 }
 
+/// Why a call failed, and whether it was made.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: KernelError,
+    /// The call itself was made, and Kernel has not said that it did nothing: not so where a token was missing.
+    pub called: bool,
+}
+
+impl Failed {
+    fn before(error: KernelError) -> Self {
+        Self { error, called: false }
+    }
+
+    fn called(error: KernelError) -> Self {
+        Self { error, called: true }
+    }
+}
+
+impl From<Failed> for KernelError {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
 #[derive(Serialize)]
 struct Setting<'a> {
     webhooks: SettingUrl<'a>,
@@ -147,7 +172,7 @@ impl Client {
     /// the call to its exchange.
     ///
     /// # Errors
-    /// What Kernel answers; see [`KernelError::outcome_unknown`].
+    /// What Kernel answers, and whether the message had been handed to it; see [`KernelError::outcome_unknown`].
     pub async fn send(
         &self,
         request: &TokenRequest,
@@ -155,7 +180,7 @@ impl Client {
         key: &str,
         carried: &Outgoing,
         message: &OutboundMessage,
-    ) -> Result<Option<String>, KernelError> {
+    ) -> Result<Option<String>, Failed> {
         let build = |http: &reqwest::Client| {
             let call = http
                 .post(url)
@@ -175,7 +200,7 @@ impl Client {
                     .and_then(|sent| sent.messages.into_iter().next())
                     .map(|message| message.id))
             }
-            _ => Err(answer.error_on_the_way()),
+            _ => Err(Failed::called(answer.error_on_the_way())),
         }
     }
 
@@ -187,22 +212,24 @@ impl Client {
         correlator: &str,
         build: impl Fn(&reqwest::Client) -> RequestBuilder,
         judge: Judge<'_>,
-    ) -> Result<Answer, KernelError> {
+    ) -> Result<Answer, Failed> {
         for _ in 0..2 {
-            let token = self.tokens.get(self, request).await?;
+            // Also where the call before was refused with 401: that one was not carried out.
+            let token = self.tokens.get(self, request).await.map_err(Failed::before)?;
             let call = build(&self.http).bearer_auth(token.expose());
-            let answer = self.call(call, request, operation, correlator, judge).await?;
+            let answer = self.call(call, request, operation, correlator, judge).await;
+            let answer = answer.map_err(Failed::called)?;
             match answer.status {
-                401 => self.tokens.reject(request, &token).await,
+                401 => self.tokens.reject(request, &token),
                 // The right may be granted soon, to the next token.
                 403 => {
-                    self.tokens.reject(request, &token).await;
+                    self.tokens.reject(request, &token);
                     return Ok(answer);
                 }
                 _ => return Ok(answer),
             }
         }
-        Err(KernelError::Unauthorized)
+        Err(Failed::before(KernelError::Unauthorized))
     }
 
     /// Makes one call when it is its turn and reads its answer, within bounds. `judge` says what the answer means, for the

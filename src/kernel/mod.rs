@@ -10,7 +10,7 @@ mod token_tests;
 mod turnstile;
 
 pub use self::{
-    client::{Client, ReadBack},
+    client::{Client, Failed, ReadBack},
     error::KernelError,
     token::{AccessToken, Credentials, TokenRequest, Tokens},
     turnstile::{Operation, Turn, Turnstile},

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -60,9 +60,44 @@ impl AccessToken {
 
 #[derive(Default)]
 struct Slot {
-    held: Option<(AccessToken, Instant)>,
-    /// The last fetch failed, and when that was known.
-    failed: Option<(KernelError, Instant)>,
+    held: Mutex<Option<Held>>,
+    /// Locked while a token is fetched. The last fetch failed, and when that was known.
+    fetching: tokio::sync::Mutex<Option<(KernelError, Instant)>>,
+}
+
+#[derive(Clone)]
+struct Held {
+    token: AccessToken,
+    /// From then on the next one is fetched, while this one is used.
+    refresh_at: Instant,
+    /// Its end.
+    until: Instant,
+}
+
+/// How soon a token that could not be refreshed is tried to be refreshed again, while the one before is good.
+const REFRESH_AGAIN: Duration = Duration::from_secs(10);
+
+impl Slot {
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The token that is good now, and whether it need not be refreshed.
+    fn good(&self) -> Option<(AccessToken, bool)> {
+        let now = Instant::now();
+        let held = self.held();
+        let held = held.as_ref().filter(|held| held.until > now)?;
+        Some((held.token.clone(), held.refresh_at > now))
+    }
+
+    /// The token could not be refreshed: it serves on for a while.
+    fn serves_on(&self, token: &AccessToken) {
+        if let Some(held) = &mut *self.held()
+            && Arc::ptr_eq(&held.token.0, &token.0)
+        {
+            held.refresh_at = Instant::now() + REFRESH_AGAIN;
+        }
+    }
 }
 
 /// How many tokens are kept: with more channels than that, those that were not used for longest are thrown out, and fetched
@@ -78,7 +113,7 @@ pub struct Tokens {
 type Slots = HashMap<[u8; 32], Kept>;
 
 struct Kept {
-    slot: Arc<tokio::sync::Mutex<Slot>>,
+    slot: Arc<Slot>,
     used: Instant,
 }
 
@@ -117,7 +152,7 @@ struct OAuthError {
 }
 
 impl Tokens {
-    fn slot(&self, request: &TokenRequest) -> Arc<tokio::sync::Mutex<Slot>> {
+    fn slot(&self, request: &TokenRequest) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let key = request.key();
         let now = Instant::now();
@@ -139,10 +174,12 @@ impl Tokens {
         slot
     }
 
-    /// The token for this request: the one that is kept, or a new one. Callers at the same time share one fetch.
+    /// The token for this request: the one that is kept, or a new one. Callers at the same time share one fetch. One that
+    /// is near its end is used on by all but the caller that fetches the next one; and by that one too, if the auth
+    /// server can't give any.
     ///
     /// # Errors
-    /// When Kernel's auth server gives none.
+    /// When Kernel's auth server gives none and none is good, or does not take the credentials any more.
     pub(super) async fn get(
         &self,
         client: &Client,
@@ -150,42 +187,57 @@ impl Tokens {
     ) -> Result<AccessToken, KernelError> {
         let slot = self.slot(request);
         let began = Instant::now();
-        let mut slot = slot.lock().await;
+        let good = match slot.good() {
+            Some((token, true)) => return Ok(token),
+            Some((token, false)) => Some(token),
+            None => None,
+        };
+        let mut failed = match &good {
+            // Somebody else refreshes it.
+            Some(token) => match slot.fetching.try_lock() {
+                Ok(failed) => failed,
+                Err(_) => return Ok(token.clone()),
+            },
+            None => slot.fetching.lock().await,
+        };
         // Who waited while a fetch failed shares its failure: a rejected client is not tried once for each caller.
-        if let Some((error, at)) = &slot.failed
+        if let Some((error, at)) = &*failed
             && *at > began
         {
             return Err(error.clone());
         }
-        if let Some((token, until)) = &slot.held
-            && *until > Instant::now()
-        {
-            return Ok(token.clone());
+        if let Some((token, true)) = slot.good() {
+            return Ok(token);
         }
         match fetch(client, request).await {
             Ok((token, life)) => {
-                slot.held = Some((token.clone(), Instant::now() + refresh_after(life)));
-                slot.failed = None;
+                let now = Instant::now();
+                *slot.held() = Some(Held {
+                    token: token.clone(),
+                    refresh_at: now + refresh_after(life),
+                    until: now + life,
+                });
+                *failed = None;
                 Ok(token)
             }
             Err(error) => {
-                slot.failed = Some((error.clone(), Instant::now()));
-                Err(error)
+                *failed = Some((error.clone(), Instant::now()));
+                match good.filter(|_| error.is_transient()) {
+                    Some(token) => {
+                        slot.serves_on(&token);
+                        Ok(token)
+                    }
+                    None => Err(error),
+                }
             }
         }
     }
 
     /// Drops a token that Kernel did not take, unless another has already taken its place.
-    pub(super) async fn reject(&self, request: &TokenRequest, rejected: &AccessToken) {
+    pub(super) fn reject(&self, request: &TokenRequest, rejected: &AccessToken) {
         let slot = self.slot(request);
-        let mut slot = slot.lock().await;
-        if slot
-            .held
-            .as_ref()
-            .is_some_and(|(held, _)| Arc::ptr_eq(&held.0, &rejected.0))
-        {
-            slot.held = None;
-        }
+        slot.held()
+            .take_if(|held| Arc::ptr_eq(&held.token.0, &rejected.0));
     }
 }
 
