@@ -243,8 +243,8 @@ pub struct Delivery {
     /// HoldConversation. Default Continue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_undeliverable: Option<OnUndeliverable>,
-    /// What becomes of a reply that was written to Kernel and got no answer, so that it may have arrived: Retry
-    /// (marked as a possible duplicate) or Hold for a person. Default Retry.
+    /// What becomes of a reply that may have arrived, because it was written to Kernel and there was no answer (or a
+    /// gateway's 502 or 504): Retry with the same idempotency key, or Hold for a person, also after a crash. Default Retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_unknown_send: Option<OnUnknownSend>,
     /// Older messages go to the dead letters.

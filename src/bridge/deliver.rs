@@ -475,3 +475,27 @@ fn outcome(ended: &Ended) -> &'static str {
 
 /// Shared by the runner.
 pub(super) type SharedDeliverer = Arc<Deliverer>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{DIRECTIONS, OUTCOMES};
+
+    #[test]
+    fn the_words_of_metrics_are_those_that_go_with_their_channel() {
+        for direction in [Direction::ToAura, Direction::ToKernel] {
+            assert!(DIRECTIONS.contains(&word(direction)));
+        }
+        let (failure, after) = (Failure::Failing, None);
+        for ended in [
+            Ended::Delivered { reference: None },
+            Ended::Retry { failure, after },
+            Ended::Unknown,
+            Ended::Fatal { reason: "" },
+            Ended::Blocked,
+            Ended::Dropped { reason: "" },
+        ] {
+            assert!(OUTCOMES.contains(&outcome(&ended)), "{ended:?}");
+        }
+    }
+}

@@ -162,6 +162,9 @@ pub async fn run(
         max_bytes: limits.journal_max_bytes,
         // Small enough that the largest stays a small part of the whole.
         segment_bytes: (limits.journal_max_bytes / 32).clamp(1 << 20, 64 << 20),
+        channel_share: limits.journal_channel_share,
+        environment_share: limits.journal_environment_share,
+        dead_letter_retention: limits.dead_letter_retention(),
         ..journal::Options::default()
     };
     let keyring = Keyring::open(&options.data_dir.join("journal-keys"), keys.wrapping())
@@ -469,7 +472,12 @@ fn refresh(state: &Arc<State>) -> Arc<dyn Fn() + Send + Sync> {
         state.metrics.journal_bytes.set(gauge(journal.bytes_on_disk));
         state.metrics.journal_live_bytes.set(gauge(journal.live_bytes));
         state.metrics.journal_ids.set(gauge(journal.dedup_ids));
+        state
+            .metrics
+            .journal_max_bytes
+            .set(gauge(state.journal_max_bytes));
         state.metrics.dead_letters.set(gauge(journal.dead_letters));
+        state.metrics.expired(journal.expired);
         let now_s = now_ms() / 1000;
         state.metrics.backlogs(&state.journal.backlogs(), now_s);
         state.metrics.routes_age.set(gauge(state.routes_age(now_s)));

@@ -82,7 +82,7 @@ impl State {
         now_s.saturating_sub(self.health.current_s.load(Ordering::Relaxed))
     }
 
-    /// A door has taken a message, or has found that it was taken before.
+    /// A door has taken a message that came at `at_ms` and is on disk now, or has found that it was taken before.
     pub fn arrived(&self, appended: Appended, at_ms: u64, ids: impl IntoIterator<Item = Option<IdDigest>>) {
         let (seq, what) = match appended {
             Appended::New(seq) => (seq, What::Accepted),
@@ -90,6 +90,9 @@ impl State {
         };
         let mut trail = self.trail();
         trail.happened(seq, what, 0, at_ms);
+        if what == What::Accepted {
+            trail.happened(seq, What::Committed, 0, now_ms());
+        }
         for id in ids.into_iter().flatten() {
             trail.known_as(seq, id);
         }
@@ -124,9 +127,11 @@ impl Leaving {
         self.routes().insert(route.channel(), (route, Instant::now()));
     }
 
-    /// Lets go of those whose time is over, with the credentials that they hold.
-    pub fn tidy(&self) {
-        self.routes().retain(|_, (_, since)| since.elapsed() < KEPT);
+    /// Lets go of those whose time is over, with the credentials that they hold; says whose they were.
+    pub fn tidy(&self) -> Vec<ChannelId> {
+        let mut routes = self.routes();
+        let over = routes.extract_if(|_, (_, since)| since.elapsed() >= KEPT);
+        over.map(|(channel, _)| channel).collect()
     }
 
     /// Whether there is none.
@@ -257,11 +262,11 @@ mod tests {
         let leaving = Leaving::default();
         leaving.add(route.clone());
         tokio::time::advance(KEPT / 2).await;
-        leaving.tidy();
+        assert_eq!(leaving.tidy(), []);
         assert!(Arc::ptr_eq(&leaving.get(route.channel()).unwrap(), &route));
         tokio::time::advance(KEPT / 2).await;
         assert!(leaving.get(route.channel()).is_none() && !leaving.is_empty());
-        leaving.tidy();
+        assert_eq!(leaving.tidy(), [route.channel()]);
         assert!(leaving.is_empty());
         assert_eq!(Arc::strong_count(&route), 1, "with what it knew of its client");
     }

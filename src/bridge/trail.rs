@@ -50,6 +50,8 @@ macro_rules! words {
 words! {
     /// It was accepted.
     Accepted = "accepted",
+    /// It is on disk, and whoever sent it is told so.
+    Committed = "committed",
     /// It came again and was known.
     CameAgain = "cameAgain",
     /// A dead letter was sent on its way again, as this message.
@@ -177,10 +179,14 @@ impl Steps {
             self.left_out = self.left_out.saturating_add(1);
         }
         // The delivery hears of a message when it is on disk, which may be before its door does.
-        if step.what == What::Accepted {
-            self.steps.insert(0, step);
-        } else {
-            self.steps.push(step);
+        let is_accepted = |step: &Step| step.what == What::Accepted;
+        match step.what {
+            What::Accepted => self.steps.insert(0, step),
+            What::Committed => {
+                let place = usize::from(self.steps.first().is_some_and(is_accepted));
+                self.steps.insert(place, step);
+            }
+            _ => self.steps.push(step),
         }
     }
 
@@ -312,6 +318,7 @@ mod tests {
         let mut trail = Trail::default();
         trail.happened(Seq(1), What::Delivered, 1, 20);
         trail.happened(Seq(1), What::Accepted, 0, 10);
+        trail.happened(Seq(1), What::Committed, 0, 19);
         let words: Vec<_> = trail
             .of(Seq(1))
             .unwrap()
@@ -319,7 +326,7 @@ mod tests {
             .iter()
             .map(|step| step.what)
             .collect();
-        assert_eq!(words, [What::Accepted, What::Delivered]);
+        assert_eq!(words, [What::Accepted, What::Committed, What::Delivered]);
     }
 
     #[test]

@@ -211,7 +211,7 @@ impl Watch {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = &mut tidy, if !self.state.leaving.is_empty() => {
-                    self.state.leaving.tidy();
+                    self.forget_gone();
                     tidy.as_mut().reset(tokio::time::Instant::now() + state::KEPT);
                 }
                 Some((scope, event)) = events.next() => match event {
@@ -279,6 +279,16 @@ impl Watch {
                     }
                     deadline.as_mut().reset(tokio::time::Instant::now() + KEYS_AGAIN);
                 }
+            }
+        }
+    }
+
+    /// Lets go of what is left of channels that went a while ago, but for those that are back.
+    fn forget_gone(&self) {
+        let routes = self.state.routes.load();
+        for channel in self.state.leaving.tidy() {
+            if routes.get(channel).is_none() {
+                self.state.metrics.forget(&channel.to_string());
             }
         }
     }

@@ -36,6 +36,7 @@ pub(super) fn problems(installation: &Installation) -> Vec<String> {
         ("writeTimeout", &bridge.write_timeout),
         ("bodyTimeout", &bridge.body_timeout),
         ("commitTimeout", &bridge.commit_timeout),
+        ("deadLetterRetention", &bridge.dead_letter_retention),
         ("retryFirst", &bridge.retry_first),
         ("retryLongest", &bridge.retry_longest),
     ] {
@@ -72,6 +73,16 @@ pub(super) fn problems(installation: &Installation) -> Vec<String> {
     }
     if bridge.journal_max_bytes < MIN_JOURNAL {
         problems.push(format!("bridge.journalMaxBytes: must be at least {MIN_JOURNAL}"));
+    }
+    for (field, share) in [
+        ("journalChannelShare", bridge.journal_channel_share),
+        ("journalEnvironmentShare", bridge.journal_environment_share),
+    ] {
+        if !(1..=100).contains(&share) {
+            problems.push(format!(
+                "bridge.{field}: is a part of journalMaxBytes in percent: 1 to 100"
+            ));
+        }
     }
     problems
 }

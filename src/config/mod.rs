@@ -242,6 +242,13 @@ pub struct BridgeLimits {
     pub tls: BridgeTls,
     /// Bytes the journal may take on disk. Default 4 GiB. Beyond it new messages are answered 503.
     pub journal_max_bytes: u64,
+    /// What one channel's waiting messages and dead letters may take of it, in percent. Default 10. Beyond it that
+    /// channel's new messages are answered 503.
+    pub journal_channel_share: u8,
+    /// What one environment's may take of it, in percent. Default 50.
+    pub journal_environment_share: u8,
+    /// How long a dead letter is kept. Default 168h.
+    pub dead_letter_retention: Period,
     /// Deliveries under way at once for one channel and direction. Default 16.
     pub channel_concurrency: usize,
     /// Deliveries under way at once in all. Default 1024.
@@ -274,6 +281,9 @@ impl Default for BridgeLimits {
             auth_failures_per_minute: 60,
             tls: BridgeTls::default(),
             journal_max_bytes: 4 << 30,
+            journal_channel_share: 10,
+            journal_environment_share: 50,
+            dead_letter_retention: Period("168h".to_owned()),
             channel_concurrency: 16,
             delivery_concurrency: 1024,
             delivery_attempts: 80,
@@ -456,6 +466,12 @@ impl BridgeLimits {
     /// How long a message may take to become durable.
     pub fn commit_timeout(&self) -> Duration {
         self.commit_timeout.parse().unwrap_or(Duration::from_secs(2))
+    }
+
+    /// How long a dead letter is kept.
+    pub fn dead_letter_retention(&self) -> Duration {
+        let default = Duration::from_secs(7 * 24 * 60 * 60);
+        self.dead_letter_retention.parse().unwrap_or(default)
     }
 
     /// The networks of the proxies in front; `None` where nothing is known of them.

@@ -3,6 +3,7 @@
 //! Thin on purpose: what may happen when is decided in `lanes`.
 
 use std::{
+    collections::HashMap,
     future::Future,
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -81,6 +82,8 @@ pub struct Runner<D, L> {
     accepted: mpsc::UnboundedReceiver<Pending>,
     news: mpsc::UnboundedReceiver<News>,
     tasks: JoinSet<Done>,
+    /// Messages of which something is being written down, and the attempt that waits for that.
+    noting: HashMap<Seq, Option<Attempt>>,
     start: Instant,
 }
 
@@ -90,8 +93,8 @@ enum Done {
     Settled(Item, Outcome),
     /// The same for one that was in no lane.
     SettledAside,
-    /// Something was written down, or could not be.
-    Noted,
+    /// Something of this message was written down, or could not be.
+    Noted(Seq),
 }
 
 /// Messages that are given up at once: each end is a task until it is recorded.
@@ -191,6 +194,7 @@ impl<D: Deliver, L: Log> Runner<D, L> {
             accepted,
             news,
             tasks: JoinSet::new(),
+            noting: HashMap::new(),
             start: Instant::now(),
         };
         (runner, RunnerHandle { news: sender })
@@ -234,11 +238,12 @@ impl<D: Deliver, L: Log> Runner<D, L> {
                 () = sleep_until(wake) => {}
             }
         }
+        // Nothing new begins; what ended is recorded.
+        self.noting.clear();
         let drained = tokio::time::timeout(grace, async {
             while let Some(done) = self.tasks.join_next().await {
                 self.take_done(done);
                 while let Some(effect) = self.lanes.next(self.start.elapsed()) {
-                    // Nothing new begins; what ended is recorded.
                     if !matches!(effect, Effect::Attempt(_)) {
                         self.start_effect(effect);
                     }
@@ -337,7 +342,12 @@ impl<D: Deliver, L: Log> Runner<D, L> {
                     self.reports.sent(item.seq);
                 }
             }
-            Ok(Done::Noted | Done::SettledAside) => {}
+            Ok(Done::Noted(seq)) => {
+                if let Some(Some(attempt)) = self.noting.remove(&seq) {
+                    self.attempt(attempt);
+                }
+            }
+            Ok(Done::SettledAside) => {}
             // Tasks catch their panics, and nobody aborts them.
             Err(error) => tracing::error!(%error, "a delivery task was lost; its lane waits for a restart"),
         }
@@ -346,27 +356,7 @@ impl<D: Deliver, L: Log> Runner<D, L> {
     fn start_effect(&mut self, effect: Effect) {
         let (journal, deliver) = (self.journal.clone(), self.deliver.clone());
         match effect {
-            Effect::Attempt(attempt) => {
-                let item = attempt.item;
-                self.tasks.spawn(async move {
-                    if let Err(error) = record_first(&journal, &attempt).await {
-                        tracing::warn!(%error, seq = item.seq.0, "can't record that a message is being tried");
-                        // What may have arrived must not look as if nobody had tried.
-                        if attempt.record.unknown {
-                            return Done::Ended(item, failing().into());
-                        }
-                    }
-                    let attempted = match journal.read(item.seq).await {
-                        // One that panics may have sent it.
-                        Ok(entry) => AssertUnwindSafe(deliver.attempt(entry, attempt))
-                            .catch_unwind()
-                            .await
-                            .unwrap_or(Ended::Unknown.into()),
-                        Err(error) => unreadable(&item, &error).into(),
-                    };
-                    Done::Ended(item, attempted)
-                });
-            }
+            Effect::Attempt(attempt) => self.attempt(attempt),
             Effect::Note(item, attempts, unknown) => {
                 let known = journal.noted(item.seq);
                 let note = Note {
@@ -375,6 +365,7 @@ impl<D: Deliver, L: Log> Runner<D, L> {
                     ..known
                 };
                 if note != known {
+                    self.noting.insert(item.seq, None);
                     self.writes(item.seq, async move { journal.note(item.seq, note).await });
                 }
             }
@@ -397,6 +388,36 @@ impl<D: Deliver, L: Log> Runner<D, L> {
                 deliver.told(&event);
             }
         }
+    }
+
+    /// Makes an attempt; after what is known of the one before is written down, where this one must record something first.
+    fn attempt(&mut self, attempt: Attempt) {
+        if attempt.record != RecordFirst::default()
+            && let Some(waits) = self.noting.get_mut(&attempt.item.seq)
+        {
+            *waits = Some(attempt);
+            return;
+        }
+        let (journal, deliver) = (self.journal.clone(), self.deliver.clone());
+        let item = attempt.item;
+        self.tasks.spawn(async move {
+            if let Err(error) = record_first(&journal, &attempt).await {
+                tracing::warn!(%error, seq = item.seq.0, "can't record that a message is being tried");
+                // What may have arrived must not look as if nobody had tried.
+                if attempt.record.unknown {
+                    return Done::Ended(item, failing().into());
+                }
+            }
+            let attempted = match journal.read(item.seq).await {
+                // One that panics may have sent it.
+                Ok(entry) => AssertUnwindSafe(deliver.attempt(entry, attempt))
+                    .catch_unwind()
+                    .await
+                    .unwrap_or(Ended::Unknown.into()),
+                Err(error) => unreadable(&item, &error).into(),
+            };
+            Done::Ended(item, attempted)
+        });
     }
 
     /// Records how a message ended, and says so.
@@ -456,7 +477,7 @@ impl<D: Deliver, L: Log> Runner<D, L> {
             if let Err(error) = write.await {
                 tracing::warn!(%error, seq = seq.0, "can't write down what a next run is to know");
             }
-            Done::Noted
+            Done::Noted(seq)
         });
     }
 }

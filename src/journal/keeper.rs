@@ -144,6 +144,13 @@ impl Keeper {
                 if !done {
                     return;
                 }
+                self.shared.expires();
+            }
+            if !old.is_empty() {
+                tracing::warn!(
+                    dropped = old.len(),
+                    "dead letters that nobody has looked at in their time were dropped"
+                );
             }
             if old.len() < DROPPED_AT_ONCE {
                 return;

@@ -506,6 +506,7 @@ impl Journal {
             segments: state.segment_count(),
             dedup_ids: self.shared.ids(),
             dead_letters: state.dead_letter_count(),
+            expired: self.shared.expired(),
             sent: state.sent_count(),
             parked: state.parked_count(),
             body_keys: keyring.map_or(0, |keyring| keyring.len() as u64),

@@ -4,7 +4,7 @@
 //! Not for bytes or files (bodies stay on disk) and not for remembered ids (`ids/`). Upholds law 4 (what a channel and
 //! an environment take of the journal is counted) and law 11: a message takes about 60 bytes here.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 // What is hashed here are numbers of our own and keyed digests: nobody outside can choose them.
@@ -135,14 +135,58 @@ impl DeadLetters {
     }
 }
 
-/// Sent messages by what the other side calls them; forgotten oldest first.
+/// Sent messages by what the other side calls them. Those that are too old are forgotten; beyond their number, the
+/// oldest of the channel that has most: no other pays for it.
 #[derive(Debug, Default)]
 struct SentMessages {
     by_reference: HashMap<Reference, (Seq, u16)>,
-    by_seq: HashMap<Seq, (Reference, u64)>,
+    by_seq: HashMap<Seq, SentAs>,
     /// Parts before the last, of messages that have several.
     parts: HashMap<Seq, Vec<(u16, Reference)>>,
-    order: VecDeque<(u64, Seq)>,
+    order: BTreeSet<(u64, Seq)>,
+    of_book: HashMap<u32, BTreeSet<(u64, Seq)>>,
+}
+
+#[derive(Copy, Clone, Debug)]
+struct SentAs {
+    reference: Reference,
+    at_ms: u64,
+    book: u32,
+}
+
+impl SentMessages {
+    /// Said once more by what was written again: its place in the order is the first one.
+    fn insert(&mut self, seq: Seq, sent: SentAs) {
+        let at_ms = self.by_seq.get(&seq).map_or(sent.at_ms, |known| known.at_ms);
+        self.by_seq.insert(seq, SentAs { at_ms, ..sent });
+        self.order.insert((at_ms, seq));
+        self.of_book.entry(sent.book).or_default().insert((at_ms, seq));
+    }
+
+    fn remove(&mut self, seq: Seq) -> Option<SentAs> {
+        let sent = self.by_seq.remove(&seq)?;
+        self.order.remove(&(sent.at_ms, seq));
+        if let Some(of_book) = self.of_book.get_mut(&sent.book) {
+            of_book.remove(&(sent.at_ms, seq));
+            if of_book.is_empty() {
+                self.of_book.remove(&sent.book);
+            }
+        }
+        Some(sent)
+    }
+
+    /// The one to be forgotten next, if there are more than so many or it is of before `oldest_ms`.
+    fn over(&self, oldest_ms: u64, max: usize) -> Option<Seq> {
+        let (at_ms, oldest) = *self.order.first()?;
+        if at_ms < oldest_ms {
+            return Some(oldest);
+        }
+        if self.order.len() <= max {
+            return None;
+        }
+        let most = self.of_book.values().max_by_key(|of_book| of_book.len())?;
+        most.first().map(|(_, seq)| *seq)
+    }
 }
 
 /// The journal's memory.
@@ -394,10 +438,13 @@ impl State {
                         .filter(|(holder, _)| *holder == seq);
                     let part = part.map_or(parts, |(_, part)| *part);
                     self.sent.by_reference.insert(*reference, (seq, part));
-                    // Said once more by what was written again: its place in the order is the first one.
-                    if self.sent.by_seq.insert(seq, (*reference, at_ms)).is_none() {
-                        self.sent.order.push_back((at_ms, seq));
-                    }
+                    let book = self.slots.get(&seq).map_or(0, |slot| slot.book);
+                    let sent = SentAs {
+                        reference: *reference,
+                        at_ms,
+                        book,
+                    };
+                    self.sent.insert(seq, sent);
                 }
             }
             Outcome::Delivered { reference: None } | Outcome::Dropped { .. } => self.forget(seq),
@@ -435,23 +482,19 @@ impl State {
         }
     }
 
-    /// Forgets sent messages: those of before `oldest_ms`, and the oldest beyond `max`.
+    /// Forgets sent messages: those of before `oldest_ms`, and beyond `max` the oldest of whoever has most.
     pub fn forget_sent(&mut self, oldest_ms: u64, max: usize) {
-        while let Some((at_ms, seq)) = self.sent.order.front().copied() {
-            if at_ms >= oldest_ms && self.sent.order.len() <= max {
-                break;
-            }
-            self.sent.order.pop_front();
+        while let Some(seq) = self.sent.over(oldest_ms, max) {
             self.sent_is_over(seq);
         }
     }
 
     fn sent_is_over(&mut self, seq: Seq) {
-        if let Some((reference, _)) = self.sent.by_seq.remove(&seq)
+        if let Some(sent) = self.sent.remove(seq)
             // Two messages under one reference: the younger one has it.
-            && self.sent.by_reference.get(&reference).is_some_and(|(holder, _)| *holder == seq)
+            && self.sent.by_reference.get(&sent.reference).is_some_and(|(holder, _)| *holder == seq)
         {
-            self.sent.by_reference.remove(&reference);
+            self.sent.by_reference.remove(&sent.reference);
         }
         if self.kind(seq) == Some(Kind::Sent) {
             self.forget(seq);
@@ -549,7 +592,7 @@ impl State {
                 }
             }
             Kind::Sent => Standing::Sent {
-                at_ms: self.sent.by_seq.get(&seq)?.1,
+                at_ms: self.sent.by_seq.get(&seq)?.at_ms,
             },
         })
     }
@@ -607,14 +650,14 @@ impl State {
                 at_ms: dead.at_ms,
             });
         }
-        if let Some((reference, at_ms)) = self.sent.by_seq.get(&seq) {
+        if let Some(sent) = self.sent.by_seq.get(&seq) {
             let outcome = Outcome::Delivered {
-                reference: Some(*reference),
+                reference: Some(sent.reference),
             };
             records.push(Record::Settled {
                 seq,
                 outcome,
-                at_ms: *at_ms,
+                at_ms: sent.at_ms,
             });
         }
         records
@@ -629,7 +672,7 @@ impl State {
     /// Under which references a message, or a part of it, was sent.
     pub fn references(&self, seq: Seq) -> Vec<Reference> {
         let parts = self.sent.parts.get(&seq).into_iter().flatten();
-        let last = self.sent.by_seq.get(&seq).map(|(reference, _)| *reference);
+        let last = self.sent.by_seq.get(&seq).map(|sent| sent.reference);
         parts.map(|(_, reference)| *reference).chain(last).collect()
     }
 

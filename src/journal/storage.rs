@@ -307,7 +307,7 @@ impl Storage for Directory {
         let _changing = self.spares();
         match self.wanted(self.most) {
             Some(spare) => std::fs::rename(name, spare),
-            None => std::fs::remove_file(name),
+            None => remove_by_steps(&name),
         }
     }
 

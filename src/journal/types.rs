@@ -27,9 +27,9 @@ pub struct Options {
     pub preallocate: bool,
     /// Bytes of segment files beyond which [`Journal::append`](super::Journal::append) answers [`AppendError::Full`](super::AppendError::Full). Settling goes on.
     pub max_bytes: u64,
-    /// What one channel's unsettled messages may take of [`Options::max_bytes`], in percent.
+    /// What one channel's unsettled messages and dead letters may take of [`Options::max_bytes`], in percent.
     pub channel_share: u8,
-    /// What one environment's unsettled messages may take of [`Options::max_bytes`], in percent.
+    /// What one environment's may take of [`Options::max_bytes`], in percent.
     pub environment_share: u8,
     /// The largest body, in bytes. A batch may hold four times as much, and always 1 MiB.
     pub max_body_bytes: usize,
@@ -37,7 +37,7 @@ pub struct Options {
     pub dedup_window: Duration,
     /// How long a message that was sent to a user is kept for what WhatsApp reports of it later, at most.
     pub sent_retention: Duration,
-    /// How many such messages are kept at most; beyond it the oldest are forgotten first.
+    /// How many such messages are kept at most; beyond it the oldest of the channel with most of them is forgotten.
     pub sent_max: usize,
     /// How long a dead letter is kept.
     pub dead_letter_retention: Duration,
@@ -478,6 +478,8 @@ pub struct Stats {
     pub dedup_ids: u64,
     /// Dead letters that are kept.
     pub dead_letters: u64,
+    /// Dead letters that were dropped at the end of their time since the journal was opened.
+    pub expired: u64,
     /// Sent messages that are kept for what is reported of them.
     pub sent: u64,
     /// Lanes that are parked.

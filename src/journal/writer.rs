@@ -39,6 +39,8 @@ pub(super) struct Shared {
     expiry_ms: AtomicU64,
     /// How many ids are remembered.
     ids: AtomicU64,
+    /// Dead letters whose time was over.
+    expired: AtomicU64,
     /// Who is told of each accepted message, in the order of their numbers.
     feed: Mutex<Option<mpsc::UnboundedSender<Pending>>>,
 }
@@ -51,6 +53,15 @@ impl Shared {
 
     pub fn expiry_ms(&self) -> u64 {
         self.expiry_ms.load(Ordering::Relaxed)
+    }
+
+    pub fn expired(&self) -> u64 {
+        self.expired.load(Ordering::Relaxed)
+    }
+
+    /// A dead letter's time is over.
+    pub fn expires(&self) {
+        self.expired.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn ids(&self) -> u64 {
@@ -179,6 +190,7 @@ impl Writer {
             found: last,
             counters: Mutex::new(counters),
             expiry_ms: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
             ids: AtomicU64::new(ids.count()),
             feed: Mutex::default(),
         };

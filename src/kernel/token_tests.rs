@@ -185,6 +185,58 @@ async fn a_token_is_fetched_anew_at_80_to_90_percent_of_its_life_and_not_all_at_
 }
 
 #[tokio::test]
+async fn a_token_serves_on_to_its_end_while_no_other_can_be_had() {
+    let world = World::start().await;
+    let request = world.request();
+    let first = world.token(&request).await;
+    world.sim.inject(Fault::status(503).on(Endpoint::Token));
+    after(905.0).await;
+    assert_eq!(world.token(&request).await, first);
+    assert_eq!(world.token(&request).await, first);
+    assert_eq!(world.fetches(), 2, "the auth server is not asked for each call");
+    after(11.0).await;
+    assert_eq!(world.token(&request).await, first);
+    assert_eq!(world.fetches(), 3);
+    after(90.0).await;
+    let over = world.client.token(&request).await;
+    assert!(
+        matches!(over, Err(KernelError::Unavailable { status: 503, .. })),
+        "its life is over"
+    );
+    world.sim.clear_faults();
+    assert_ne!(world.token(&request).await, first);
+}
+
+#[tokio::test]
+async fn a_caller_whose_token_is_near_its_end_does_not_wait_for_the_one_that_fetches_the_next() {
+    let world = World::start().await;
+    let request = world.request();
+    let first = world.token(&request).await;
+    after(905.0).await;
+    let hang = Fault::hang().on(Endpoint::Token).times(1);
+    world.sim.inject(hang);
+    let (refreshes, mut others) = (world.client.token(&request), Vec::new());
+    tokio::pin!(refreshes);
+    // It has begun, and waits for its answer.
+    assert!(futures::poll!(&mut refreshes).is_pending());
+    for _ in 0..AT_ONCE {
+        others.push(world.token(&request).await);
+    }
+    assert!(others.iter().all(|token| *token == first));
+}
+
+#[tokio::test]
+async fn a_rejected_client_is_told_so_although_its_token_is_still_good() {
+    let world = World::start().await;
+    let request = world.request();
+    world.token(&request).await;
+    world.sim.inject(Fault::status(401).on(Endpoint::Token));
+    after(905.0).await;
+    let refused = world.client.token(&request).await;
+    assert!(matches!(refused, Err(KernelError::CredentialsRejected)));
+}
+
+#[tokio::test]
 async fn whatever_defines_a_token_has_one_of_its_own() {
     let (world, elsewhere) = (World::start().await, World::start().await);
     world.add("fake-client-1004", SECRET);

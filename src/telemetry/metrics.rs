@@ -40,6 +40,19 @@ pub struct ByOutcome {
     outcome: &'static str,
 }
 
+/// The words of both directions.
+pub const DIRECTIONS: [&str; 2] = ["to_aura", "to_user"];
+/// The words for how attempts, and messages, end.
+pub const OUTCOMES: [&str; 7] = [
+    "delivered",
+    "retry",
+    "unknown",
+    "fatal",
+    "blocked",
+    "dropped",
+    "dead_letter",
+];
+
 /// Why the journal did not take something.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByReason {
@@ -105,12 +118,16 @@ pub struct BridgeMetrics {
     pub pending: Gauge,
     /// Bytes of the journal on disk.
     pub journal_bytes: Gauge,
+    /// Bytes that it may take.
+    pub journal_max_bytes: Gauge,
     /// Bytes of it that somebody needs.
     pub journal_live_bytes: Gauge,
     /// Ids that the journal remembers.
     pub journal_ids: Gauge,
     /// Dead letters that are kept.
     pub dead_letters: Gauge,
+    /// Dead letters whose time was over.
+    expired: Counter,
     /// How long the journal's syncs take.
     pub journal_sync_seconds: Histogram,
     /// How many records share a sync.
@@ -410,9 +427,11 @@ impl BridgeMetrics {
             routes_age: Gauge::default(),
             pending: Gauge::default(),
             journal_bytes: Gauge::default(),
+            journal_max_bytes: Gauge::default(),
             journal_live_bytes: Gauge::default(),
             journal_ids: Gauge::default(),
             dead_letters: Gauge::default(),
+            expired: Counter::default(),
             journal_sync_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             journal_batch_records: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             backlog: Family::default(),
@@ -527,12 +546,22 @@ impl BridgeMetrics {
         );
         inner.register("journal_bytes", "Size of the journal on disk", m.journal_bytes);
         inner.register(
+            "journal_max_bytes",
+            "What the journal may take on disk before new messages are refused",
+            m.journal_max_bytes,
+        );
+        inner.register(
             "journal_live_bytes",
             "What of the journal somebody needs",
             m.journal_live_bytes,
         );
         inner.register("journal_remembered_ids", "Ids that are remembered", m.journal_ids);
         inner.register("dead_letters", "Dead letters that are kept", m.dead_letters);
+        inner.register(
+            "dead_letters_expired",
+            "Dead letters that were dropped because nobody had looked at them in their time",
+            m.expired,
+        );
         inner.register(
             "journal_sync_seconds",
             "How long the journal's syncs take",
@@ -624,6 +653,27 @@ impl BridgeMetrics {
         }
     }
 
+    /// A channel is gone: so are its series, or there would be more with each that ever was.
+    pub fn forget(&self, channel: &str) {
+        let label = ByChannel {
+            channel: channel.to_owned(),
+        };
+        for family in [&self.accepted, &self.replies, &self.deduplicated, &self.overtakes] {
+            family.remove(&label);
+        }
+        for direction in DIRECTIONS {
+            for outcome in OUTCOMES {
+                let label = ByOutcome {
+                    channel: channel.to_owned(),
+                    direction,
+                    outcome,
+                };
+                self.attempts.remove(&label);
+                self.settled.remove(&label);
+            }
+        }
+    }
+
     /// What each channel has in the journal. A channel that has nothing has no series. `now_s` is the time, in seconds
     /// since 1970.
     pub fn backlogs(&self, backlogs: &[Backlog], now_s: u64) {
@@ -646,6 +696,11 @@ impl BridgeMetrics {
                 kept.inc_by(gauge(one.dead_letters));
             }
         }
+    }
+
+    /// So many dead letters have been dropped at the end of their time so far.
+    pub fn expired(&self, so_far: u64) {
+        self.expired.inc_by(so_far.saturating_sub(self.expired.get()));
     }
 
     /// A reply of a channel left before an earlier message was answered.
@@ -876,5 +931,30 @@ impl ControllerMetrics {
         self.kernel_call_seconds
             .get_or_create(&OfOperation { operation })
             .observe(took.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_channel_that_is_gone_no_series_is_left() {
+        let (metrics, registry) = BridgeMetrics::new();
+        for channel in ["gone", "stays"] {
+            metrics.accepted(channel, 1, 1);
+            metrics.replied(channel, 1, 1);
+            metrics.overtook(channel.to_owned());
+            for direction in DIRECTIONS {
+                for outcome in OUTCOMES {
+                    metrics.attempted(channel.to_owned(), direction, outcome);
+                    metrics.settled(channel.to_owned(), direction, outcome);
+                }
+            }
+        }
+        let of = |channel: &str| registry.page().matches(&format!("channel=\"{channel}\"")).count();
+        assert_eq!(of("gone"), of("stays"));
+        metrics.forget("gone");
+        assert_eq!((of("gone"), of("stays")), (0, 32));
     }
 }

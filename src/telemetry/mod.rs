@@ -9,5 +9,7 @@ pub mod w3c;
 pub use self::{
     context::{Context, MAX_CORRELATOR_BYTES, Outgoing},
     logs::{LogFormat, init},
-    metrics::{BridgeMetrics, ControllerMetrics, ListenerMetrics, ListenersMetrics, Registry},
+    metrics::{
+        BridgeMetrics, ControllerMetrics, DIRECTIONS, ListenerMetrics, ListenersMetrics, OUTCOMES, Registry,
+    },
 };

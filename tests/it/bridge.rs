@@ -6,7 +6,7 @@ use aura_whatsapp_operator::sim::{
     aura::Behaviour,
     fault::{Endpoint, Fault},
 };
-use reqwest::{Client, Method, Response};
+use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -276,14 +276,21 @@ async fn a_conversation_is_delivered_in_the_order_it_was_accepted_whatever_fails
 
 /// Posts a reply as Aura would.
 async fn reply(world: &World, key: &str, conversation: &str, activity: &Value) -> (u16, Value) {
+    answered(reply_call(world, key, conversation, activity)).await
+}
+
+fn reply_call(world: &World, key: &str, conversation: &str, activity: &Value) -> RequestBuilder {
     let url = format!(
         "http://{}/v3/conversations/{conversation}/activities",
         world.site.internal
     );
-    let call = http()
+    http()
         .post(url)
         .header("authorization", format!("APIKEY {key}"))
-        .json(activity);
+        .json(activity)
+}
+
+async fn answered(call: RequestBuilder) -> (u16, Value) {
     let response = call.send().await.unwrap();
     (
         response.status().as_u16(),
@@ -373,6 +380,43 @@ async fn a_reply_with_an_id_is_sent_once_however_often_aura_sends_it() {
 }
 
 #[tokio::test]
+async fn a_reply_that_its_header_alone_tells_from_others_is_answered_alike_and_sent_once() {
+    let world = World::builder("reply-header")
+        .aura(Behaviour::Silent)
+        .start()
+        .await;
+    let number = world.ready_number("1002").await;
+    world.kernel.user_sends("1002", USER, "hola").unwrap();
+    let activity = world.aura.wait_activities(1, SOON).await.unwrap().remove(0);
+    let conversation = activity.body["conversation"]["id"].as_str().unwrap().to_owned();
+    let answer = |text: &str| json!({"type": "message", "text": text, "channelData": {"channelId": number.channel_id}});
+    let mut without_one = answer("two");
+    without_one["id"] = "".into();
+    for (id, activity) in [("one", answer("one")), ("two", without_one)] {
+        for _ in 0..3 {
+            let call = reply_call(&world, REPLY_KEY, &conversation, &activity);
+            let told = answered(call.header("idempotency-key", id)).await;
+            assert_eq!(told, (200, json!({"id": id})));
+        }
+    }
+    // Another header is another reply, and the id is the same wherever it stands.
+    let call = reply_call(&world, REPLY_KEY, &conversation, &answer("three"));
+    let told = answered(call.header("idempotency-key", "three")).await;
+    assert_eq!(told, (200, json!({"id": "three"})));
+    let mut named = answer("one");
+    named["id"] = "one".into();
+    assert_eq!(
+        reply(&world, REPLY_KEY, &conversation, &named).await,
+        (200, json!({"id": "one"}))
+    );
+    world.wait_received(USER, 3).await;
+    world.wait_settled().await;
+    let received = world.kernel.received(USER);
+    let texts: Vec<_> = received.iter().map(|message| message.text.as_str()).collect();
+    assert_eq!(texts, ["one", "two", "three"]);
+}
+
+#[tokio::test]
 async fn a_channel_on_hold_takes_everything_and_delivers_when_released() {
     let world = World::start("hold").await;
     let number = world
@@ -448,6 +492,7 @@ async fn a_channel_sends_no_more_messages_a_second_than_it_may() {
         let within = sends[..=n]
             .iter()
             .filter(|before| at.duration_since(**before) < second);
-        assert!(within.count() <= 2 * RATE, "{sends:?}");
+        // A call may take its time on the way.
+        assert!(within.count() <= RATE + 1, "{sends:?}");
     }
 }

@@ -236,7 +236,7 @@ fn every_case_has_its_answer_and_a_test_that_exists() {
         numbers.is_sorted_by(|a, b| a < b),
         "each once, in order: {numbers:?}"
     );
-    for number in (1..=20).chain(22..=43) {
+    for number in 1..=43 {
         assert!(numbers.contains(&number), "case {number} has no row");
     }
 }

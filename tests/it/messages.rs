@@ -2,10 +2,14 @@
 
 use std::process::Command;
 
-use aura_whatsapp_operator::sim::{
-    aura::Behaviour,
-    fault::{Endpoint, Fault},
+use aura_whatsapp_operator::{
+    delivery::DRAIN,
+    sim::{
+        aura::Behaviour,
+        fault::{Endpoint, Fault},
+    },
 };
+use kube::api::DeleteParams;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -226,6 +230,7 @@ async fn a_dead_letter_is_found_explained_and_sent_again_and_arrives_once() {
             words(&trace),
             [
                 "accepted",
+                "committed",
                 "fatal",
                 "deadLetter",
                 "replayed",
@@ -484,6 +489,65 @@ async fn dead_letters_leave_to_a_file_and_come_back_once() {
     world.wait_received(USER, 3).await;
     world.wait_settled().await;
     assert_eq!(world.kernel.received(USER).len(), 3);
+}
+
+/// It delivers what it can for half a minute: so long this test takes.
+#[tokio::test]
+async fn what_a_deleted_channel_could_not_deliver_is_sent_again_once_the_channel_is_back() {
+    const OTHER: &str = "349876543210911";
+    let world = World::start("on-call-back").await;
+    let number = world.ready_number("1002").await;
+    // A reply waits, and another user's message.
+    world.kernel.inject(Fault::status(500).on(Endpoint::Send));
+    world.kernel.user_sends("1002", USER, TEXT).unwrap();
+    world.aura.wait_replies(1, SOON).await.unwrap();
+    world.aura.inject(Fault::status(500).on(Endpoint::Messages));
+    world.kernel.user_sends("1002", OTHER, TEXT).unwrap();
+    world.aura.wait_calls(2, SOON).await.unwrap();
+    world
+        .until("both wait, and nothing else", async || {
+            seqs(&get(&world, "/v1/messages?state=pending").await).len() == 2
+        })
+        .await;
+    let delete = DeleteParams::default();
+    world.channels().delete(&number.name, &delete).await.unwrap();
+    let given_up = async || seqs(&get(&world, "/v1/messages?state=dead&reason=ChannelDeleted").await);
+    let both_are = async {
+        while given_up().await.len() < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(DRAIN + SOON, both_are).await;
+    assert!(in_time.is_ok(), "{}", world.log("bridge"));
+
+    world.kernel.clear_faults();
+    world.aura.clear_faults();
+    world.apply(number.channel()).await;
+    world.wait_ready(&number).await;
+    world.wait_settled().await;
+    assert!(world.kernel.all_received().is_empty(), "nobody asked for it");
+    let (code, said, error) = run(
+        &world,
+        &[
+            "replay",
+            "--channel",
+            &number.channel_id,
+            "--reason",
+            "ChannelDeleted",
+            "--because",
+            "INC-80: it is back",
+            "--yes",
+        ],
+    );
+    assert_eq!((code, said.as_str()), (0, "2 messages sent again\n"), "{error}");
+    for user in [USER, OTHER] {
+        let received = world.wait_received(user, 1).await;
+        assert_eq!(received[0].client_id, number.client_id);
+    }
+    world.wait_settled().await;
+    assert_eq!(world.kernel.all_received().len(), 2);
+    assert_eq!(world.aura.activities().len(), 2);
+    assert_eq!(given_up().await, Vec::<u64>::new());
 }
 
 #[tokio::test]

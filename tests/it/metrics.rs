@@ -397,3 +397,49 @@ async fn times_and_ages_are_told_by_direction_and_channel_and_never_of_a_channel
         .collect();
     assert_eq!(named, known.into(), "no channel but those that there are");
 }
+
+#[tokio::test]
+async fn each_commit_and_each_attempt_counts_also_one_that_has_to_be_made_again() {
+    let world = World::start("attempts").await;
+    let admin = world.site.bridge_admin;
+    let number = world.ready_number("1002").await;
+    let before = page(admin).await;
+    world
+        .kernel
+        .inject(Fault::status(503).on(Endpoint::Send).times(1));
+    world.converse(&number, "34600000001", "uno", 1).await;
+    world.wait_settled().await;
+    let after = page(admin).await;
+    let total = |page: &[Sample], name: &str| -> f64 {
+        let samples = of(page, &format!("aura_whatsapp_journal_{name}"));
+        assert_eq!(samples.len(), 1, "{name}");
+        samples[0].value
+    };
+    let more = |name: &str| total(&after, name) - total(&before, name);
+    // The message is on disk before Aura has it, and so before there is a reply.
+    let commits = more("sync_seconds_count");
+    assert!(commits > 1.5, "{commits}");
+    assert!((more("batch_records_count") - commits).abs() < 0.1);
+    // Both, and how both ended.
+    let records = more("batch_records_sum");
+    assert!(records > 3.5 && records > commits - 0.1, "{records} in {commits}");
+
+    let attempts: BTreeSet<_> = of(&after, "aura_whatsapp_delivery_attempts_total")
+        .into_iter()
+        .map(|sample| {
+            assert_eq!(sample.label("channel"), number.channel_id);
+            (
+                sample.label("direction"),
+                sample.label("outcome"),
+                sample.value.to_string(),
+            )
+        })
+        .collect();
+    let once = |direction, outcome| (direction, outcome, "1".to_owned());
+    let expected = [
+        once("to_aura", "delivered"),
+        once("to_user", "delivered"),
+        once("to_user", "retry"),
+    ];
+    assert_eq!(attempts, expected.into());
+}

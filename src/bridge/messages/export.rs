@@ -177,6 +177,7 @@ const REASONS: &[&str] = &[
     "OlderThanRemembered",
     "GroupCancelled",
     "NoConversation",
+    "Repaired",
     "Dropped",
 ];
 

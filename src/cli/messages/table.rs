@@ -143,6 +143,7 @@ pub(super) fn trace(answer: &Value) -> String {
         let at = printable(step["at"].as_str().unwrap_or("?"));
         let what = match step["step"].as_str().unwrap_or_default() {
             "accepted" => "accepted",
+            "committed" => "on disk, and its sender is told so",
             "cameAgain" => "came again, and was known",
             "replayed" => "sent on its way again by a person",
             "delivered" => "the other side took it",

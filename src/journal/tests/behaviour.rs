@@ -506,6 +506,83 @@ fn one_channel_that_has_its_share_is_told_so_and_others_go_on() {
 }
 
 #[test]
+fn a_dead_letter_keeps_its_room_until_somebody_has_looked_at_it_and_sending_it_again_takes_no_more() {
+    let mut bench = Bench::new(&Options {
+        max_bytes: 100_000,
+        channel_share: 10,
+        environment_share: 100,
+        preallocate: false,
+        ..roomy()
+    });
+    let of = |number, channel| {
+        let mut made = entry(number).with_body(vec![1; 3000]);
+        made.address.channel = [channel; 16];
+        made
+    };
+    for number in 1..=3 {
+        bench.append(vec![of(number, 1)]).unwrap();
+        bench.settle_as(Seq(number), dead("Why")).unwrap();
+    }
+    let full = bench.append(vec![of(4, 1)]).unwrap_err();
+    assert!(matches!(full, AppendError::ChannelFull), "{full}");
+    bench.append(vec![of(5, 2)]).unwrap();
+    // As a start finds it.
+    let (mut bench, _) = bench.reopen().unwrap();
+    let full = bench.append(vec![of(4, 1)]).unwrap_err();
+    assert!(matches!(full, AppendError::ChannelFull), "{full}");
+    let again = bench.replay(Seq(1), of(1, 1)).unwrap();
+    assert_eq!(again, [Appended::New(Seq(5))]);
+    let full = bench.append(vec![of(4, 1)]).unwrap_err();
+    assert!(
+        matches!(full, AppendError::ChannelFull),
+        "it waits now, in the same room"
+    );
+    let outcome = Outcome::Dropped { reason: "By".into() };
+    bench.settle_as(Seq(2), outcome).unwrap();
+    bench.append(vec![of(4, 1)]).unwrap();
+}
+
+#[test]
+fn beyond_the_number_of_sent_messages_whoever_has_most_of_them_pays() {
+    let mut bench = Bench::new(&Options {
+        sent_max: 4,
+        ..small_segments()
+    });
+    let reference = |n: u64| Reference([u8::try_from(n).unwrap(); 16]);
+    let send = |bench: &mut Bench, number: u64, channel: u8| {
+        let mut made = entry(number);
+        made.address.channel = [channel; 16];
+        bench.append(vec![made]).unwrap();
+        let reference = Some(reference(number));
+        bench
+            .settle_as(Seq(number), Outcome::Delivered { reference })
+            .unwrap();
+    };
+    let known = |bench: &mut Bench| -> Vec<u64> {
+        bench.keep();
+        let state = bench.writer.shared();
+        (1..=9)
+            .filter(|n| state.state().sent(&reference(*n)).is_some())
+            .collect()
+    };
+    send(&mut bench, 1, 1);
+    for number in 2..=6 {
+        send(&mut bench, number, 2);
+    }
+    assert_eq!(
+        known(&mut bench),
+        [1, 4, 5, 6],
+        "the quiet one is the oldest, and stays"
+    );
+    let (mut bench, _) = bench.reopen().unwrap();
+    assert_eq!(known(&mut bench), [1, 4, 5, 6]);
+    for number in 7..=9 {
+        send(&mut bench, number, 1);
+    }
+    assert_eq!(known(&mut bench), [5, 6, 8, 9]);
+}
+
+#[test]
 fn restarts_without_work_leave_no_files_behind() {
     let disk = Disk::default();
     for _ in 0..20 {

@@ -200,8 +200,18 @@ impl Bench {
         fits(&entries, &self.options)?;
         let newest = entries.iter().map(|entry| entry.accepted_at_ms).max();
         self.wall.set(self.wall.now().max(newest.unwrap_or_default()));
+        self.append_encoded(encoded(entries))
+    }
+
+    /// Sends a dead letter on its way again, as this message.
+    pub fn replay(&mut self, dead: Seq, entry: NewEntry) -> Result<Vec<Appended>, AppendError> {
+        let mut entries = encoded(vec![entry]);
+        entries[0].replaces = Some(dead);
+        self.append_encoded(entries)
+    }
+
+    fn append_encoded(&mut self, entries: Vec<Encoded>) -> Result<Vec<Appended>, AppendError> {
         let (reply, mut answer) = oneshot::channel();
-        let entries = encoded(entries);
         self.commit(vec![Command::Append { entries, reply }]);
         answer.try_recv().expect("every command is answered")
     }

@@ -1,20 +1,25 @@
-//! Every kind of trouble that Kernel can be in while replies are sent: its messages, its tokens, a rotated secret.
+//! Every kind of trouble that Kernel can be in while replies are sent: its messages, its tokens, a rotated secret; and
+//! what becomes of a reply that may have arrived.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
     net::TcpListener,
+    os::unix::process::ExitStatusExt,
     time::Duration,
 };
 
-use aura_whatsapp_operator::sim::{
-    aura::Behaviour,
-    fault::{Endpoint, Fault},
+use aura_whatsapp_operator::{
+    failpoint::{Place, VARIABLE},
+    sim::{
+        aura::Behaviour,
+        fault::{Endpoint, Fault},
+    },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{USER, a_number_for_each, call, ended, http, post, text};
-use crate::support::{SOON, World};
+use super::{USER, a_number_for_each, a_number_for_each_with, call, ended, http, post, text};
+use crate::support::{Number, SOON, World};
 
 #[tokio::test]
 async fn each_kind_of_trouble_with_kernel_costs_a_retry_at_most_and_no_reply() {
@@ -248,4 +253,174 @@ async fn a_client_secret_that_is_rotated_while_replies_are_sent_costs_no_reply()
         sends.values().all(|times| *times <= 2),
         "one retry at most: {sends:?}"
     );
+}
+
+/// Has what may have arrived left to a person.
+fn holds_unknown(channel: &mut Value) {
+    // After a kill it may not be known that a message was answered: the reply to the next one waits for no longer.
+    channel["spec"]["delivery"] = json!({"onUnknownSend": "Hold", "unansweredAfter": "1s"});
+}
+
+/// The user who writes to this number.
+fn user_of(number: &Number) -> String {
+    format!("3460000{}", number.digits)
+}
+
+/// What Kernel answered to each of a number's sends.
+fn answers(world: &World, number: &Number) -> Vec<Option<u16>> {
+    let sends = world.kernel.sends();
+    let own = sends
+        .iter()
+        .filter(|call| call.client_id.as_ref() == Some(&number.client_id));
+    own.map(|call| call.status).collect()
+}
+
+/// How many replies were left to a person, as the log has it.
+fn left_to_a_person(world: &World) -> usize {
+    world.log("bridge").matches("reason=\"UnknownOutcome\"").count()
+}
+
+#[tokio::test]
+async fn a_reply_that_a_gateway_had_is_left_to_a_person_and_one_that_was_not_taken_is_sent_again() {
+    let world = World::start("gateways").await;
+    // The user has the message all the same: the answer was lost behind the gateway.
+    let lost = |status: u16| Fault::status(status).after_effect();
+    let faults = [
+        ("502", lost(502)),
+        ("504", lost(504)),
+        ("503", Fault::status(503)),
+    ];
+    let numbers = a_number_for_each_with(&world, &faults, holds_unknown).await;
+    let retried = world.ready_number("1002").await;
+    let held = faults.iter().map(|(name, fault)| (&numbers[name], fault.clone()));
+    for (number, fault) in held.chain([(&retried, lost(502))]) {
+        let fault = fault.times(1).on(Endpoint::Send);
+        world.kernel.inject(fault.only_for(number.client_id.clone()));
+        world
+            .kernel
+            .user_sends(&number.digits, &user_of(number), "uno")
+            .unwrap();
+    }
+    world
+        .until("two are left to a person", async || {
+            ended(&world, "dead_letter").await == 2
+        })
+        .await;
+    world.wait_received(&user_of(&numbers["503"]), 1).await;
+    let again = world.wait_received(&user_of(&retried), 2).await;
+    world.wait_settled().await;
+    for (name, expected) in [
+        ("502", vec![Some(502)]),
+        ("504", vec![Some(504)]),
+        ("503", vec![Some(503), Some(201)]),
+    ] {
+        assert_eq!(answers(&world, &numbers[name]), expected, "{name}");
+        let received = world.kernel.received(&user_of(&numbers[name]));
+        assert_eq!(received.len(), 1, "{name}");
+    }
+    assert_eq!(answers(&world, &retried), [Some(502), Some(201)]);
+    let marks: Vec<_> = again.iter().map(|message| &message.idempotency_key).collect();
+    assert!(marks[0].is_some() && marks[0] == marks[1], "{marks:?}");
+    assert_eq!(left_to_a_person(&world), 2);
+}
+
+/// A 401 says that nothing was done, and without a token nothing more is.
+#[tokio::test]
+async fn a_reply_for_which_no_token_can_be_had_after_a_401_is_no_unknown_send_and_arrives_once() {
+    let world = World::start("no-other-token").await;
+    let faults = [
+        ("no answer", Fault::hang()),
+        ("reset", Fault::reset()),
+        ("no JSON", Fault::garbage()),
+        ("502", Fault::status(502)),
+        ("504", Fault::status(504)),
+    ];
+    let numbers = a_number_for_each_with(&world, &faults, holds_unknown).await;
+    // One conversation of each, so that there is a token.
+    for number in numbers.values() {
+        world.converse(number, &user_of(number), "uno", 1).await;
+    }
+    for (name, fault) in &faults {
+        let number = &numbers[name];
+        assert!(world.kernel.revoke_tokens(&number.client_id) > 0, "{name}");
+        let fault = fault.clone().times(1).on(Endpoint::Token);
+        world.kernel.inject(fault.only_for(number.client_id.clone()));
+        world
+            .kernel
+            .user_sends(&number.digits, &user_of(number), "dos")
+            .unwrap();
+    }
+    for number in numbers.values() {
+        world.wait_received(&user_of(number), 2).await;
+    }
+    world.wait_settled().await;
+    for (name, number) in &numbers {
+        let received = world.kernel.received(&user_of(number));
+        let texts: Vec<_> = received.iter().map(|message| message.text.as_str()).collect();
+        assert_eq!(texts, ["Echo: uno", "Echo: dos"], "{name}");
+        let expected = [Some(201), Some(401), Some(201)];
+        assert_eq!(answers(&world, number), expected, "{name}");
+    }
+    assert_eq!(ended(&world, "dead_letter").await, 0);
+    assert_eq!(left_to_a_person(&world), 0);
+}
+
+/// The process ends in the send of a reply, which its user has by then or not, while the reply of another channel is
+/// sent and not answered.
+async fn a_send_is_cut_off(prefix: &'static str, place: Place, hit: u64, sent: usize) {
+    // Nobody gives up the one that is not answered before the process ends.
+    let mut world = World::builder(prefix).kernel_timeout("1m").start().await;
+    let retried = world.ready_number("1002").await;
+    let held = world.add("1004", holds_unknown).await;
+    world.wait_ready(&held).await;
+    world.wait_snapshot([&retried, &held]).await;
+    world.kill_bridge().await;
+    world.site.bridge_variable = Some((VARIABLE.to_owned(), place.armed_at(hit)));
+    world.start_bridge().await;
+    let unanswered = Fault::hang().after_effect().on(Endpoint::Send).times(1);
+    world.kernel.inject(unanswered);
+    let (its_user, other) = (user_of(&retried), user_of(&held));
+    world
+        .kernel
+        .user_sends(&retried.digits, &its_user, "uno")
+        .unwrap();
+    world.wait_received(&its_user, 1).await;
+    world.kernel.user_sends(&held.digits, &other, "uno").unwrap();
+    let bridge = world.bridge.take().unwrap();
+    let status = tokio::time::timeout(SOON, bridge.wait())
+        .await
+        .expect("it ends in the send")
+        .unwrap();
+    assert_eq!(status.signal(), Some(9));
+    assert_eq!(world.kernel.received(&other).len(), sent);
+
+    world.site.bridge_variable = None;
+    world.start_bridge().await;
+    world
+        .until("one is left to a person", async || {
+            ended(&world, "dead_letter").await == 1
+        })
+        .await;
+    let again = world.wait_received(&its_user, 2).await;
+    let marks: Vec<_> = again.iter().map(|message| &message.idempotency_key).collect();
+    assert!(marks[0].is_some() && marks[0] == marks[1], "{marks:?}");
+    // What comes after it goes.
+    world.kernel.user_sends(&held.digits, &other, "dos").unwrap();
+    world.wait_received(&other, sent + 1).await;
+    world.wait_settled().await;
+    let received = world.kernel.received(&other);
+    let texts: Vec<_> = received.iter().map(|message| message.text.as_str()).collect();
+    assert_eq!(texts, ["Echo: uno", "Echo: dos"][1 - sent..]);
+    assert_eq!(world.kernel.received(&its_user).len(), 2);
+    assert_eq!(left_to_a_person(&world), 1);
+}
+
+#[tokio::test]
+async fn a_reply_whose_send_a_kill_cut_off_is_left_to_a_person_where_the_channel_says_so() {
+    a_send_is_cut_off("cut-off-sent", Place::AfterKernel, 1, 1).await;
+}
+
+#[tokio::test]
+async fn a_reply_that_a_kill_kept_from_being_sent_is_left_to_a_person_too_for_nobody_knows() {
+    a_send_is_cut_off("cut-off-before", Place::BeforeKernel, 2, 0).await;
 }

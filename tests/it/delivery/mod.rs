@@ -51,9 +51,18 @@ async fn a_number_for_each(
     world: &World,
     faults: &[(&'static str, Fault)],
 ) -> BTreeMap<&'static str, Number> {
+    a_number_for_each_with(world, faults, |_| {}).await
+}
+
+/// The same, of channels that differ.
+async fn a_number_for_each_with(
+    world: &World,
+    faults: &[(&'static str, Fault)],
+    change: fn(&mut Value),
+) -> BTreeMap<&'static str, Number> {
     let mut numbers = BTreeMap::new();
     for (n, (name, _)) in faults.iter().enumerate() {
-        numbers.insert(*name, world.add(&format!("20{n:02}"), |_| {}).await);
+        numbers.insert(*name, world.add(&format!("20{n:02}"), change).await);
     }
     for number in numbers.values() {
         world.wait_ready(number).await;

@@ -127,6 +127,7 @@ async fn a_failure_is_told_to_aura_once_as_an_event_of_its_reply_and_conversatio
         steps,
         [
             "accepted",
+            "committed",
             "delivered",
             "settled",
             "reportedFailed",
@@ -168,6 +169,87 @@ async fn aura_is_told_the_statuses_that_its_channel_names_never_back_and_not_aft
         world.kernel.received(USER).len(),
         1,
         "what was read is not sent again"
+    );
+}
+
+#[tokio::test]
+async fn each_step_of_a_message_is_told_to_aura_once_and_in_order_where_its_channel_names_them_all() {
+    let world = World::start("each-step").await;
+    let number = number_with(&world, |channel| {
+        channel["spec"]["delivery"] = json!({"statuses": ["Sent", "Delivered", "Read"]});
+    })
+    .await;
+    let received = world.converse(&number, USER, "uno", 1).await;
+    let steps = ["sent", "delivered", "read"];
+    for step in steps {
+        for _ in 0..2 {
+            report(&world, &number, &received[0].wamid, step, json!({})).await;
+        }
+    }
+    wait_events(&world, steps.len()).await;
+    world.wait_settled().await;
+    let told = events(&world);
+    assert_eq!(statuses(&told), steps);
+    assert_eq!(world.aura.duplicates().len(), 0);
+    let reply = json!(world.aura.replies()[0].id);
+    for event in &told {
+        assert_eq!(event.body["value"]["correlated"], true);
+        assert_eq!(event.body["replyToId"], reply);
+    }
+    for step in steps {
+        let counts = (
+            counted(&world, step, "correlated").await,
+            counted(&world, step, "again").await,
+        );
+        assert_eq!(counts, (1, 1), "{step}");
+    }
+}
+
+/// Such a status waits ten minutes for its send, or until a person gives it up and has it sent on its way after all.
+#[tokio::test]
+async fn a_failure_of_what_nobody_sent_is_told_of_the_user_that_it_names_and_without_one_is_a_dead_letter() {
+    let world = World::start("nobodys").await;
+    let number = world.ready_number("1002").await;
+    let kept = async |query: &str| -> Vec<u64> {
+        let url = format!("http://{}/v1/messages?{query}", world.site.messages);
+        let list = http().get(url).send().await.unwrap();
+        let list: Value = list.json().await.unwrap();
+        let messages = list["messages"].as_array().into_iter().flatten();
+        messages.filter_map(|message| message["seq"].as_u64()).collect()
+    };
+    let does = async |verb: &str, seq: u64| -> bool {
+        let url = format!("http://{}/v1/messages/{seq}/{verb}", world.site.messages);
+        let order = http().post(url).json(&json!({"because": "INC-1"}));
+        order.send().await.unwrap().status() == 200
+    };
+    for (wamid, user) in [("wamid.unknown", USER), ("wamid.nameless", "")] {
+        let failed = json!({"recipient_id": user, "errors": [error(PASSING)]});
+        report(&world, &number, wamid, "failed", failed).await;
+        let waits = kept("state=pending").await;
+        assert_eq!(waits.len(), 1, "{wamid}");
+        // Not while it is looked at.
+        world
+            .until("it is given up", async || does("drop", waits[0]).await)
+            .await;
+        world
+            .until("that is on disk", async || {
+                kept("state=dead&reason=Dropped").await == waits
+            })
+            .await;
+        assert!(does("replay", waits[0]).await, "{wamid}");
+        world.wait_settled().await;
+    }
+    let told = events(&world);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].from_id, USER);
+    let value = json!({"status": "failed", "correlated": false, "resent": false, "userTold": false});
+    assert_eq!(told[0].body["value"], value);
+    assert_eq!(told[0].body["replyToId"], Value::Null);
+    assert_eq!(kept("state=dead&reason=NoConversation").await.len(), 1);
+    assert_eq!(
+        world.kernel.sends().len(),
+        0,
+        "nothing is known that could be sent again"
     );
 }
 
