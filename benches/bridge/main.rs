@@ -45,7 +45,7 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 300)]
     flood: u64,
     /// How many channels memory is measured with
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
     channels: usize,
     /// Given by `cargo bench`; without it (under `cargo test --benches`) nothing is measured
     #[arg(long, hide = true)]

@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use aura_whatsapp_operator::{api::WhatsAppChannel, sim::dev::bulk::create_all};
+use aura_whatsapp_operator::{
+    api::WhatsAppChannel,
+    kernel::{TOKENS_KEPT, bytes_of_token},
+    sim::dev::bulk::create_all,
+};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
@@ -18,6 +22,9 @@ use super::{
 const AT_ONCE: usize = 32;
 /// What is read ahead has come to rest when memory did not grow for so long.
 const AT_REST: Duration = Duration::from_secs(5);
+
+/// How long an access token is taken to be.
+const TOKEN_BYTES: usize = 1024;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -34,6 +41,11 @@ pub async fn measure(world: &mut World, arguments: &Arguments, table: &mut Table
         format!("{:.1} MiB", number(idle) / MIB),
         "<= 15 MB",
         idle <= 15_000_000,
+    );
+    let of_tokens = TOKENS_KEPT * bytes_of_token(TOKEN_BYTES);
+    table.note(
+        format!("tokens held at most, of {TOKEN_BYTES} bytes each"),
+        format!("{TOKENS_KEPT}: {:.1} MiB", number(of_tokens as u64) / MIB),
     );
     let channels = arguments.channels;
     let first = 1_000;

@@ -439,7 +439,7 @@ async fn steady(
     let (worst, worst_floor) = (percentile(&journals, 1.0), percentile(&disk, 1.0));
     let floor_p99 = percentile(&disk, 0.99);
     table.figure(
-        format!("longest sync in {stall_seconds} s at 10,000/s"),
+        format!("longest commit in {stall_seconds} s at 10,000/s"),
         format!("{:.1} ms (floor {:.1} ms)", millis(worst), millis(worst_floor)),
         "<= 20 ms, if the floor's is",
         millis(worst) <= 20.0 || millis(worst_floor) > 20.0,

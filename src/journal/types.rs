@@ -492,7 +492,7 @@ pub struct Stats {
     pub committed_records: u64,
     /// Commits that failed since the journal was opened.
     pub failed_commits: u64,
-    /// How long the last sync took.
+    /// How long the last commit's write and sync took.
     pub last_sync: Duration,
     /// Whether the last commit failed: nothing is accepted until one succeeds.
     pub failing: bool,

@@ -416,6 +416,7 @@ impl Writer {
 
     fn try_write(&mut self, records: &[Staged]) -> io::Result<(Vec<Place>, Duration)> {
         let parts: Vec<Part<'_>> = records.iter().map(Staged::part).collect();
+        let clock = Instant::now();
         let newest_ms = self.shared.state().newest_ms();
         let active = match self.active.take() {
             Some(active) if self.fits(&active, records) => active,
@@ -437,7 +438,6 @@ impl Writer {
             return Err(error);
         }
         crate::failpoint::at!(JournalWritten);
-        let clock = Instant::now();
         if let Err(error) = active.file.sync() {
             tracing::error!(segment = self.last.number, %error, "sync failed; going on in a new segment");
             self.shared

@@ -12,6 +12,6 @@ mod turnstile;
 pub use self::{
     client::{Client, Failed, ReadBack},
     error::KernelError,
-    token::{AccessToken, Credentials, TokenRequest, Tokens},
+    token::{AccessToken, Credentials, TOKENS_KEPT, TokenRequest, Tokens, bytes_of_token},
     turnstile::{Operation, Turn, Turnstile},
 };

@@ -102,7 +102,13 @@ impl Slot {
 
 /// How many tokens are kept: with more channels than that, those that were not used for longest are thrown out, and fetched
 /// again when they are needed.
-const KEPT: usize = 4096;
+pub const TOKENS_KEPT: usize = 4096;
+
+/// Bytes of memory that one of them takes, about, with a token of so many bytes.
+pub fn bytes_of_token(len: usize) -> usize {
+    // The map has an eighth of its places free, and a byte of its own for each.
+    (size_of::<([u8; 32], Kept)>() + 1) * 8 / 7 + size_of::<Slot>() + 2 * size_of::<usize>() + len
+}
 
 /// The tokens of all channels.
 #[derive(Default)]
@@ -160,7 +166,7 @@ impl Tokens {
             kept.used = now;
             return kept.slot.clone();
         }
-        if slots.len() >= KEPT {
+        if slots.len() >= TOKENS_KEPT {
             make_room(&mut slots);
         }
         let slot = Arc::default();
@@ -249,7 +255,7 @@ fn make_room(slots: &mut Slots) {
         .map(|(key, kept)| (kept.used, *key))
         .collect();
     idle.sort_unstable();
-    for (_, key) in idle.iter().take(KEPT / 4) {
+    for (_, key) in idle.iter().take(TOKENS_KEPT / 4) {
         slots.remove(key);
     }
 }
@@ -412,17 +418,20 @@ mod tests {
             turnstile: None,
         };
         let in_use = tokens.slot(&request(0));
-        for n in 0..KEPT {
+        for n in 0..TOKENS_KEPT {
             tokio::time::advance(Duration::from_millis(1)).await;
             drop(tokens.slot(&request(n)));
         }
         let known = |n: usize| tokens.slots.lock().unwrap().contains_key(&request(n).key());
         tokio::time::advance(Duration::from_millis(1)).await;
         tokens.slot(&request(1));
-        tokens.slot(&request(KEPT));
-        assert!(known(0) && known(1) && known(KEPT) && known(KEPT - 1));
-        assert!(!known(2) && !known(KEPT / 4));
-        assert_eq!(tokens.slots.lock().unwrap().len(), KEPT - KEPT / 4 + 1);
+        tokens.slot(&request(TOKENS_KEPT));
+        assert!(known(0) && known(1) && known(TOKENS_KEPT) && known(TOKENS_KEPT - 1));
+        assert!(!known(2) && !known(TOKENS_KEPT / 4));
+        assert_eq!(
+            tokens.slots.lock().unwrap().len(),
+            TOKENS_KEPT - TOKENS_KEPT / 4 + 1
+        );
         drop(in_use);
     }
 

@@ -128,7 +128,7 @@ pub struct BridgeMetrics {
     pub dead_letters: Gauge,
     /// Dead letters whose time was over.
     expired: Counter,
-    /// How long the journal's syncs take.
+    /// How long the journal's commits take on disk.
     pub journal_sync_seconds: Histogram,
     /// How many records share a sync.
     pub journal_batch_records: Histogram,
@@ -564,7 +564,7 @@ impl BridgeMetrics {
         );
         inner.register(
             "journal_sync_seconds",
-            "How long the journal's syncs take",
+            "How long the journal's commits take on disk: write and sync",
             m.journal_sync_seconds,
         );
         inner.register(
